@@ -1,0 +1,70 @@
+"""Caching strategies for diffusion transformers, and the seam by which they plug into the hosts that run them.
+
+pipe = FluxPipeline.from_pretrained(...)
+backend = enable_cache(pipe, "cache_dit", residual_diff_threshold=0.12)
+image = pipe("a cat").images[0]
+print(backend.summary())
+"""
+
+from dit_cache_backends.api import enable_cache
+from dit_cache_backends.backend import CacheBackend, Capabilities, SpanBackend
+from dit_cache_backends.config import option
+from dit_cache_backends.engine.clock import Step
+from dit_cache_backends.engine.gates import Decision, Gate, Place, Probe, relative_difference
+from dit_cache_backends.engine.predictors import Predictor, Reuse, TaylorSeer
+from dit_cache_backends.engine.spans import Span, Stream, Streams
+from dit_cache_backends.errors import (
+    AlreadyEnabledError,
+    BackendLoadError,
+    CardError,
+    ConfigError,
+    DitCacheError,
+    DuplicateBackendError,
+    NotEnabledError,
+    UnknownBackendError,
+    UnknownTransformerError,
+)
+from dit_cache_backends.models import BlockList, Card, Stack, list_cards, register_card, stack
+from dit_cache_backends.registry import BackendInfo, get_cache_backend, list_cache_backends
+from dit_cache_backends.summary import Event, Row, Summary
+
+__all__ = [
+    "AlreadyEnabledError",
+    "BackendInfo",
+    "BackendLoadError",
+    "BlockList",
+    "CacheBackend",
+    "Capabilities",
+    "Card",
+    "CardError",
+    "ConfigError",
+    "Decision",
+    "DitCacheError",
+    "DuplicateBackendError",
+    "Event",
+    "Gate",
+    "NotEnabledError",
+    "Place",
+    "Predictor",
+    "Probe",
+    "Reuse",
+    "Row",
+    "Span",
+    "SpanBackend",
+    "Stack",
+    "Step",
+    "Stream",
+    "Streams",
+    "Summary",
+    "TaylorSeer",
+    "UnknownBackendError",
+    "UnknownTransformerError",
+    "enable_cache",
+    "get_cache_backend",
+    "list_cache_backends",
+    "list_cards",
+    "option",
+    "register_card",
+    "relative_difference",
+    "stack",
+]

@@ -1,0 +1,260 @@
+"""The command ``dit-cache``. Torch, diffusers and the model are imported by the command that needs them."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dit_cache_backends.errors import ConfigError, DitCacheError, UnknownTransformerError, near
+
+if TYPE_CHECKING:
+    from dit_cache_backends.hosts.requests import OmniRequestOutput
+    from dit_cache_backends.registry import BackendInfo
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="Cache backends for diffusion transformers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def demo() -> None:
+    """Draw with the shipped model, dense and cached, and compare time and picture."""
+    with _readable_errors():
+        from dit_cache_backends.demo.run import main
+
+        main()
+
+
+@app.command()
+def generate(
+    prompts: Annotated[
+        list[str], typer.Argument(metavar="PROMPT...", help="What to draw; several make several.")
+    ],
+    model: Annotated[
+        str, typer.Option(help="'demo' (the shipped one), a folder, or a name on the model hub.")
+    ] = "demo",
+    cache_backend: Annotated[
+        str | None,
+        typer.Option(
+            envvar=["DIT_CACHE_BACKEND", "DIFFUSION_CACHE_BACKEND"],
+            help="The name of an installed backend (`dit-cache backends`); without one every block runs.",
+        ),
+    ] = None,
+    cache_config: Annotated[
+        str | None,
+        typer.Option(
+            envvar="DIT_CACHE_CONFIG",
+            metavar="JSON|@FILE|PATH",
+            help="Its options: JSON, or a JSON or YAML file, which may name the backend, too.",
+        ),
+    ] = None,
+    num_inference_steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 28,
+    seed: Annotated[int, typer.Option(help="Of the first noise.")] = 0,
+    output: Annotated[Path, typer.Option(help="The PNG to write; several are numbered.")] = Path(
+        "dit-cache.png"
+    ),
+    summary: Annotated[bool, typer.Option("--summary", help="Print what the cache did.")] = False,
+    height: Annotated[int | None, typer.Option(help="In pixels; the model's own unless said.")] = None,
+    width: Annotated[int | None, typer.Option(help="In pixels; the model's own unless said.")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="The model's own unless said.")] = None,
+    true_cfg_scale: Annotated[
+        float | None, typer.Option(help="Classifier-free guidance, for models that have it apart.")
+    ] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="What not to draw.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16, ...; fits the device unless said.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, ...; a GPU if there is one unless said.")
+    ] = None,
+) -> None:
+    """Draw pictures, with a cache backend or without."""
+    with _readable_errors():
+        from dit_cache_backends.config import named_backend
+        from dit_cache_backends.hosts.omni import Omni, OmniDiffusionSamplingParams
+
+        backend = cache_backend or named_backend(cache_config)
+        params = OmniDiffusionSamplingParams(
+            height=height,
+            width=width,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            true_cfg_scale=true_cfg_scale,
+            negative_prompt=negative_prompt,
+            seed=seed,
+            output_type="pil",
+        )
+        with Omni(model, backend, cache_config, dtype=dtype, device=device) as omni:
+            results = omni.generate(prompts, params, py_generator=True, use_tqdm=sys.stderr.isatty())
+            paths = iter(_paths(output))
+            for result in results:
+                _report(result, paths, summary, several=len(prompts) > 1)
+
+
+@app.command()
+def backends(
+    name: Annotated[str | None, typer.Argument(help="Show the options of this one.")] = None,
+) -> None:
+    """List the installed cache backends, or the options of one."""
+    with _readable_errors():
+        from dit_cache_backends.registry import find_backend, list_cache_backends
+
+        if name is not None:
+            _show_backend(find_backend(name))
+            return
+        installed = list_cache_backends()
+        rows = [("NAME", "FROM", "VERSION", "ORIGIN", "")]
+        rows += [
+            (
+                info.name,
+                info.distribution,
+                info.version,
+                info.origin,
+                "BROKEN" if info.error else info.summary,
+            )
+            for info in installed.values()
+        ]
+        _print_columns(rows)
+        for info in installed.values():
+            if info.error:
+                typer.echo(f"\n{info.name} is broken: {info.error}")
+
+
+@app.command()
+def models(
+    name: Annotated[str | None, typer.Argument(metavar="CLASS", help="Show the card of this one.")] = None,
+) -> None:
+    """List the transformer classes that are known, or the card of one."""
+    with _readable_errors():
+        from dit_cache_backends.models import list_cards
+
+        cards = list_cards()
+        if name is None:
+            rows = [("CLASS", "LIBRARY", "STACKS OF BLOCKS")]
+            rows += [
+                (
+                    card.transformer,
+                    card.library or "any",
+                    "; ".join(" + ".join(each.path for each in stack.lists) for stack in card.stacks),
+                )
+                for card in cards
+            ]
+            _print_columns(rows)
+            return
+        found = [card for card in cards if card.transformer.lower() == name.lower()]
+        if not found:
+            raise UnknownTransformerError(
+                f"there is no card for {name}.{near(name, [card.transformer for card in cards])}"
+                " `dit-cache models` lists all of them."
+            )
+        for card in found:
+            _show_card(card)
+
+
+def _report(result: OmniRequestOutput, paths: Iterator[Path], summary: bool, *, several: bool) -> None:
+    for picture in result.images:
+        path = next(paths)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _save(picture, path)
+        seconds = (
+            f"{result.timings['total']:.2f} s, of which transformer {result.timings['transformer']:.2f} s"
+        )
+        typer.echo(f"{path}: {seconds}" + (f"  {result.prompt}" if several else ""))
+    if summary:
+        typer.echo(str(result.cache_summary) if result.cache_summary is not None else "No cache was enabled.")
+
+
+def _save(picture: Any, path: Path) -> None:
+    frames = picture if isinstance(picture, list) else [picture]
+    if not frames or not hasattr(frames[0], "save"):
+        raise ConfigError(
+            f"the pipeline gave no pictures but {type(picture).__name__}; this command saves pictures only"
+        )
+    if len(frames) == 1:
+        frames[0].save(path)
+    else:
+        frames[0].save(path, save_all=True, append_images=frames[1:])
+
+
+def _paths(output: Path) -> Iterator[Path]:
+    """The path itself, then numbered ones; a folder is filled with numbers."""
+    if output.is_dir():
+        output = output / "0.png"
+    elif not output.suffix:
+        output = output.with_suffix(".png")
+    yield output
+    number = 1
+    stem = "" if output.stem == "0" else f"{output.stem}_"
+    while True:
+        yield output.with_name(f"{stem}{number}{output.suffix}")
+        number += 1
+
+
+def _show_backend(info: BackendInfo) -> None:
+    from dit_cache_backends.config import describe
+
+    if info.cls is None:
+        raise DitCacheError(f"{info.name} is broken: {info.error}")
+    typer.echo(f"{info.name} ({info.distribution} {info.version}, {info.origin})\n{info.summary}\n")
+    options = describe(info.cls.Config)
+    if not options:
+        typer.echo("It has no options.")
+    for option in options:
+        default = "required" if option.required else f"default {option.default}"
+        facts = ", ".join(filter(None, [option.type, default, option.valid]))
+        aliases = f" (also {', '.join(option.aliases)})" if option.aliases else ""
+        typer.echo(f"{option.name}: {facts}{aliases}")
+        typer.echo(textwrap.indent(textwrap.fill(option.help, 96), "    "))
+
+
+def _show_card(card: Any) -> None:
+    typer.echo(f"{card.transformer} ({card.library or 'of any library'})")
+    for stack in card.stacks:
+        for each in stack.lists:
+            gives = each.gives if isinstance(each.gives, str) else ", ".join(each.gives)
+            typer.echo(f"  {each.path}: takes {', '.join(each.takes)}; gives {gives}")
+    for argument, values in card.must_run:
+        typer.echo(f"  runs in full where {argument} is {' or '.join(map(repr, values))}")
+    if card.writes_in_place:
+        typer.echo("  its blocks write into their inputs, which are copied before they are compared")
+
+
+def _print_columns(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+@contextmanager
+def _readable_errors() -> Iterator[None]:
+    """What a user can mend is said in a line on standard error, and the exit status is 2; no traceback."""
+    try:
+        yield
+    except DitCacheError as error:
+        typer.echo(f"dit-cache: {error}", err=True)
+        raise typer.Exit(2) from error
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "dit_cache_backends"):
+            raise
+        typer.echo(
+            f"dit-cache: this command needs {package}, which is not installed."
+            " Install the extra: pip install 'dit-cache-backends[demo]'",
+            err=True,
+        )
+        raise typer.Exit(2) from error
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,60 @@
+"""The shipped text-to-image model: a real diffusers `FluxPipeline`, 64x64 pixels, small enough for any CPU.
+
+>>> pipeline = load_demo()
+>>> picture = paint(pipeline, ["a large red circle on a white background"])[0]
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dit_cache_backends.demo.scenes import random_scene, single_scenes
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["DEMO_PROMPTS", "MODEL", "held_out_prompts", "load_demo", "paint"]
+
+MODEL = Path(__file__).parent / "model"
+
+DEMO_PROMPTS: tuple[str, ...] = ()  # of the held-out combinations
+
+
+def load_demo(folder: Path | str = MODEL, device: str = "cpu") -> Any:
+    """The demo's `diffusers.FluxPipeline` in float32, read from `folder` and nothing else (no network).
+
+    FileNotFoundError if the folder holds no pipeline; ImportError without the extra `demo`.
+    """
+    if not (Path(folder) / "model_index.json").exists():
+        raise FileNotFoundError(f"no demo model in {folder}: `make train-demo` makes one")
+    import torch
+    from diffusers import FluxPipeline
+
+    pipeline = FluxPipeline.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device)
+
+
+def held_out_prompts(count: int, seed: int = 0) -> list[str]:
+    """`count` sentences of combinations that training never saw, with the training set's share of two things.
+
+    None comes twice before all of its kind have come once (there are 43 of one thing, 1,300 of two).
+    """
+    rng = random.Random(seed)
+    singles = [scene.prompt for scene in single_scenes() if scene.held_out]
+    found: list[str] = []
+    while len(found) < count:
+        prompt = random_scene(rng, held_out=True).prompt
+        often = found.count(prompt)
+        if often == 0 or prompt in singles and often <= min(found.count(p) for p in singles):
+            found.append(prompt)
+    return found
+
+
+def paint(pipeline: Any, prompts: list[str], seed: int = 0, **call: Any) -> list[Image]:
+    """One picture per prompt, each from a noise of its own (`seed` + place); `call` goes to the pipeline."""
+    from dit_cache_backends.demo import assembly
+
+    return assembly.paint(pipeline, prompts, seed, **call)

@@ -1,0 +1,125 @@
+"""The demo's autoencoder: 64x64 pixels to a whitened 4-channel latent of 16x16 and back."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from dit_cache_backends.demo.scenes import draw, random_scene
+
+BATCH = 16
+PHASES = ((700, 2e-3, 2e-3, 1.0), (500, 1.5e-3, 1e-4, 5.0))  # steps, learning rate, KL weight, weight of the things
+
+
+def build() -> Any:
+    """An untrained `AutoencoderKL` of three levels (factor 4)."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        block_out_channels=(16, 32, 48),
+        latent_channels=4,
+        norm_num_groups=8,
+        layers_per_block=1,
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        mid_block_add_attention=False,
+        sample_size=64,
+        scaling_factor=1.0,
+        shift_factor=0.0,
+    )
+
+
+def pixels(pictures: list[Any]) -> torch.Tensor:
+    """Pictures as a float32 tensor (n, 3, height, width) in [-1, 1]."""
+    stacked = torch.from_numpy(np.stack([np.asarray(p.convert("RGB")) for p in pictures]))
+    return stacked.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def drawn(count: int, seed: int, wander: float) -> tuple[list[str], torch.Tensor]:
+    """`count` scenes of the training set: sentences, and pixels as uint8 (count, 3, 64, 64)."""
+    rng = random.Random(seed)
+    scenes = [random_scene(rng) for _ in range(count)]
+    arrays = np.stack([np.asarray(draw(scene, rng, wander)) for scene in scenes])
+    return [scene.prompt for scene in scenes], torch.from_numpy(arrays).permute(0, 3, 1, 2).contiguous()
+
+
+def train(vae: Any, images: torch.Tensor, seed: int, device: str, log: Any = print) -> None:
+    """Trains and whitens `vae` in place on uint8 pictures (n, 3, 64, 64), phase by phase."""
+    for phase, (steps, rate, kl_weight, thing_weight) in enumerate(PHASES):
+        _train(vae, images, steps, rate, kl_weight, thing_weight, seed + phase, device, log)
+        whiten(vae, encode(vae, images[:4000], device))
+
+
+def _train(
+    vae: Any,
+    images: torch.Tensor,
+    steps: int,
+    rate: float,
+    kl_weight: float,
+    thing_weight: float,
+    seed: int,
+    device: str,
+    log: Any,
+) -> None:
+    """Reconstruction (L1 and squared error) with a little KL, one cosine of the learning rate to 0."""
+    vae.to(device).train().requires_grad_(True)
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=rate, weight_decay=1e-4, betas=(0.9, 0.99))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda s: min(1.0, (s + 1) / 30) * 0.5 * (1 + np.cos(np.pi * min(1.0, s / steps)))
+    )
+    generator = torch.Generator().manual_seed(seed)
+    began = time.perf_counter()
+    for step in range(steps):
+        chosen = torch.randint(len(images), (BATCH,), generator=generator)
+        x = images[chosen].to(device).float() / 127.5 - 1
+        # Small things are few pixels: without a weight their colours come last.
+        thing = ((x - x[:, :, :1, :1]).abs().sum(1, keepdim=True) > 0.1).float()
+        weight = 1 + (thing_weight - 1) * thing
+        posterior = vae.encode(x).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
+        y = vae.decode(posterior.mean + posterior.std * noise).sample
+        error = y - x
+        kl = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).mean()
+        loss = (weight * (error.abs() + error.square())).mean() + kl_weight * kl
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 50 == 0 or step == steps - 1:
+            found = f"L1 {error.abs().mean():.4f} KL {kl:.3f} noise {posterior.std.mean():.3f}"
+            log(f"autoencoder step {step}/{steps} {found} {time.perf_counter() - began:.0f} s")
+    vae.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def encode(vae: Any, images: torch.Tensor, device: str) -> torch.Tensor:
+    """The latents' means, (n, 4, 16, 16) float32 on the CPU, of uint8 pictures (n, 3, 64, 64)."""
+    batches = [vae.encode(b.to(device).float() / 127.5 - 1).latent_dist.mean.cpu() for b in images.split(64)]
+    return torch.cat(batches)
+
+
+@torch.no_grad()
+def whiten(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    """Folds a 4x4 whitening of the latent channels into the two 1x1 convolutions; returns the new latents.
+
+    Unlike a scaling factor this also evens out and decorrelates the channels, and being 1x1 it is exact.
+    """
+    flat = latents.permute(0, 2, 3, 1).reshape(-1, latents.shape[1]).double()
+    mean = flat.mean(0)
+    values, vectors = torch.linalg.eigh(torch.cov(flat.T))
+    forward = vectors @ torch.diag(values.rsqrt()) @ vectors.T
+    backward = vectors @ torch.diag(values.sqrt()) @ vectors.T
+    c = latents.shape[1]
+    quant, post = vae.quant_conv, vae.post_quant_conv
+    before, bias = quant.weight[:, :, 0, 0].double(), quant.bias.double()
+    quant.weight[:c, :, 0, 0] = (forward @ before[:c].cpu()).to(quant.weight)
+    quant.bias[:c] = (forward @ (bias[:c].cpu() - mean)).to(quant.bias)
+    after = post.weight[:, :, 0, 0].double().cpu()
+    post.bias += (after @ mean).to(post.bias)
+    post.weight[:, :, 0, 0] = (after @ backward).to(post.weight)
+    return ((flat - mean) @ forward.T).float().reshape(latents.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2)

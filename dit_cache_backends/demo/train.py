@@ -1,0 +1,84 @@
+"""`python -m dit_cache_backends.demo.train`: data, training and evaluation of the demo model from nothing."""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dit_cache_backends.demo import assembly, autoencoder, flow
+
+SEED = 2
+SCENES = 30_000
+LOOK_EVERY = 1000  # steps between looks at the model
+
+log = partial(print, flush=True)
+
+
+def autoencoder_stage(out: Path, device: str) -> Any:
+    """The trained, whitened autoencoder; read back where `out` has it."""
+    torch.manual_seed(SEED)
+    vae = autoencoder.build()
+    kept = out / "autoencoder.pt"
+    if not kept.exists():
+        _, images = autoencoder.drawn(40_000, SEED, wander=1.0)
+        autoencoder.train(vae, images, SEED, device, log)
+        torch.save(vae.cpu().half().float().state_dict(), kept)
+    vae.load_state_dict(torch.load(kept, weights_only=True))
+    return vae.eval().requires_grad_(False)
+
+
+def latents_stage(out: Path, vae: Any, device: str) -> tuple[list[str], torch.Tensor]:
+    """The training set: sentences, and packed latents (n, 64, 16); read back where `out` has them."""
+    kept = out / "latents.pt"
+    if not kept.exists():
+        prompts, images = autoencoder.drawn(SCENES, SEED + 1, wander=0.4)
+        latents = autoencoder.encode(vae.to(device), images, device)
+        n, c, h, w = latents.shape
+        packed = latents.view(n, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(n, -1, 4 * c)
+        torch.save({"prompts": prompts, "latents": packed.contiguous()}, kept)
+        vae.cpu()
+    state = torch.load(kept, weights_only=True)
+    return state["prompts"], state["latents"]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line; see `--help`."""
+    parser = argparse.ArgumentParser(prog="python -m dit_cache_backends.demo.train", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("build/demo"), help="where data and states are kept")
+    parser.add_argument("--export", type=Path, help="the model's folder (default: OUT/model)")
+    parser.add_argument("--steps", type=int, help="one phase of so many steps instead of the recipe's")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the transformer (a fifth faster)")
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(given.threads)
+    given.out.mkdir(parents=True, exist_ok=True)
+    vae = autoencoder_stage(given.out, given.device)
+    prompts, latents = latents_stage(given.out, vae, given.device)
+    torch.manual_seed(SEED)
+    transformer = assembly.build_transformer()
+    pipeline = assembly.assemble(vae, transformer)
+    sentences = ["", *dict.fromkeys(prompts)]
+    tokens, pooled = assembly.embed(pipeline, sentences)
+    place = {sentence: row for row, sentence in enumerate(sentences)}
+    rows = torch.tensor([place[prompt] for prompt in prompts])
+    phases = ((given.steps, flow.PHASES[0][1]),) if given.steps else flow.PHASES
+    run = flow.Run(transformer, given.out / "flow.pt", given.device, phases)
+    pipeline.register_modules(transformer=run.average)
+    if given.compile:
+        transformer.compile()
+    folder = given.export or given.out / "model"
+
+    def look(run: flow.Run) -> None:
+        if run.step % LOOK_EVERY == 0 or run.step == sum(steps for steps, _ in phases):
+            assembly.export(pipeline, folder)
+
+    run.train(latents, rows, tokens, pooled, look, log)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""One backend on one transformer: every forward gets its step and session here."""
+
+import inspect
+import threading
+import weakref
+from collections.abc import Callable, Hashable
+from typing import Any
+
+from torch import nn
+
+from dit_cache_backends.engine.call import Call
+from dit_cache_backends.engine.clock import Clock, CountedClock, Reading, Step, Timestep, ToldStep
+from dit_cache_backends.engine.plan import Site, Strategy, make_plans
+from dit_cache_backends.engine.sessions import Mark, Session, Sessions
+from dit_cache_backends.models.card import Card
+
+_TIMESTEP_NAMES = ("timestep", "timesteps", "t")
+
+
+class Host(threading.local):
+    """What the host tells in this thread: the request and, where it wants to, the step."""
+
+    key: Hashable = None
+    step: ToldStep | None = None
+
+
+class _Local(threading.local):
+    call: Call | None = None
+    branch: str | None = None
+
+
+class Attachment:
+    """Joins a transformer to a strategy, the sessions and a clock. Holds no reference to the transformer."""
+
+    def __init__(
+        self,
+        transformer: nn.Module,
+        name: str,
+        card: Card,
+        strategy: Strategy,
+        owner: str,
+        sessions: Sessions,
+        host: Host,
+        clock: Clock | None,
+        counted: CountedClock,
+    ) -> None:
+        self.name = name
+        self.owner = owner
+        self.transformer = weakref.ref(transformer)
+        self.local = _Local()
+        self._card = card
+        self._strategy = strategy
+        self._sessions = sessions
+        self._host = host
+        self._clock = clock
+        self._counted = counted
+        model = transformer.__dict__.get("_modules", {}).get("_orig_mod", transformer)
+        self._parameters = list(inspect.signature(type(model).forward).parameters)[1:]
+        self._timestep = next((n for n in _TIMESTEP_NAMES if n in self._parameters), None)
+        self.plans, self._sites = make_plans(model, card, strategy, name)
+
+    def sites(self) -> list[tuple[nn.Module, Site]]:
+        """Every block with its site, until ``sites_done``."""
+        return self._sites
+
+    def sites_done(self) -> None:
+        """Let go of the blocks."""
+        self._sites = []
+
+    def forward(
+        self, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], grad: bool
+    ) -> Any:
+        """Stand in for a call of the transformer; ``run`` is its own ``__call__``."""
+        if self.local.call is not None:
+            return run(*args, **kwargs)
+        plain = "gradients are enabled" if grad else self._must_run(args, kwargs)
+        if plain:
+            session = self._sessions.get(self._host.key)
+            session.started = True
+            session.summary.count(
+                "plain_call", f"{self.name}: {plain}, so the call ran as if no backend were enabled."
+            )
+            return run(*args, **kwargs)
+        session, step = self._begin(args, kwargs)
+        call = Call(self.name, self._strategy, session, step, self._card.writes_in_place)
+        self.local.call = call
+        try:
+            out = run(*args, **kwargs)
+            if not call.finish():
+                session.summary.count(
+                    "forward_repeated",
+                    f"{self.name}, branch {step.branch}: the model called other blocks than when the skipped "
+                    "span last ran; "
+                    f"the forward was made again in full.",
+                )
+                session.drop(self.name)
+                self.local.call = Call(
+                    self.name,
+                    self._strategy,
+                    session,
+                    step,
+                    self._card.writes_in_place,
+                    "other blocks called",
+                )
+                out = run(*args, **kwargs)
+                self.local.call.finish()
+        except BaseException:
+            session.drop()
+            raise
+        finally:
+            self.local.call = None
+        if step.last:
+            session.release(self.name, step)
+        return out
+
+    def generation_over(self) -> None:
+        """The host says that its generation has ended: forget what it left."""
+        self._sessions.get(self._host.key).drop()
+
+    def _must_run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        for path, values in self._card.must_run:
+            name, *attributes = path.split(".")
+            value = self._argument(name, args, kwargs)
+            for attribute in attributes:
+                value = getattr(value, attribute, None)
+            if any(value is wanted or value == wanted for wanted in values):
+                return f"{path}={value!r} fills a store that later calls read"
+        return ""
+
+    def _argument(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if name in kwargs or name not in self._parameters:
+            return kwargs.get(name)
+        position = self._parameters.index(name)
+        return args[position] if position < len(args) else None
+
+    def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Session, Step]:
+        """Find the session and the step of this call."""
+        session = self._sessions.get(self._host.key)
+        told = self._host.step
+        branch = self.local.branch
+        if told is not None:
+            branch = told.branch or branch
+            mark = session.mark(self.name)
+            again = branch is not None and told.index == mark.run_index and mark.calls[branch] > 0
+            if again or session.is_behind(told.index):
+                session = self._sessions.renew(session.key, told.total)
+            session.started = True
+            reading = Reading(told.index, told.total if told.total is not None else session.total)
+        else:
+            argument = None if self._timestep is None else self._argument(self._timestep, args, kwargs)
+            session, reading = self._read(session, branch, Timestep(argument))
+        step = session.place(self.name, reading, branch, self._strategy.restarts)
+        return session, step
+
+    def _read(self, session: Session, branch: str | None, timestep: Timestep) -> tuple[Session, Reading]:
+        clock = self._clock
+        if clock is None or session.mark(self.name).tally.distrusted:
+            return self._count(session, timestep)
+        run = clock.run()
+        if not session.belongs_to(run):
+            session = self._sessions.renew(session.key, session.total)
+        mark = session.mark(self.name)
+        reading = clock.read(self.name, mark.tally, timestep)
+        if reading is None:
+            return self._count(session, timestep)
+        if session.is_behind(reading.index):
+            session = self._sessions.renew(session.key, session.total)
+            mark = session.mark(self.name)
+        elif mark.calls[branch] and reading.index == mark.run_index and self._stands_still(mark, timestep):
+            session = self._sessions.renew(session.key)
+            session.summary.count(
+                "scheduler_stands_still",
+                f"{self.name}: the pipeline's scheduler does not move although the timestep does, so another pipeline "
+                "drives this transformer; its steps are counted from the timestep argument.",
+            )
+            session.mark(self.name).tally.distrusted = True
+            return self._count(session, timestep)
+        session.adopt(run)
+        mark.last_timestep = timestep
+        return session, reading
+
+    @staticmethod
+    def _stands_still(mark: Mark, timestep: Timestep) -> bool:
+        """Whether the timestep is another than in the call before, which the scheduler says was of the same step."""
+        return mark.last_timestep is not None and mark.last_timestep.value() != timestep.value()
+
+    def _count(self, session: Session, timestep: Timestep) -> tuple[Session, Reading]:
+        reading = self._counted.read(session.mark(self.name).tally, timestep, session.total)
+        if reading is None:
+            distrusted = session.mark(self.name).tally.distrusted
+            session = self._sessions.renew(session.key, session.total)
+            tally = session.mark(self.name).tally
+            tally.distrusted = distrusted
+            reading = self._counted.read(tally, timestep, session.total)
+        session.started = True
+        return session, reading or Reading(0, session.total)

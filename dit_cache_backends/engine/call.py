@@ -1,0 +1,278 @@
+"""One forward of one transformer: spans are entered, run or skipped, and left."""
+
+import math
+from typing import Any
+
+from torch import Tensor, nn
+
+from dit_cache_backends.engine.clock import Step
+from dit_cache_backends.engine.gates import Decision, Place, Probe
+from dit_cache_backends.engine.plan import Site, StackPlan, Strategy
+from dit_cache_backends.engine.sessions import Session, Slot, SlotKey, signature
+from dit_cache_backends.engine.spans import Streams
+from dit_cache_backends.errors import CardError
+from dit_cache_backends.summary import Row
+
+ABSENT, SAME, SUM = "absent", "same", "sum"
+"""What a span does to a stream: returns None for it, hands on the very tensor, or adds to it."""
+
+
+class Visit:
+    """A span that was entered in this forward."""
+
+    __slots__ = ("called", "decision", "left", "probe", "result", "slot", "versions")
+
+    def __init__(self, slot: Slot, probe: Probe, decision: Decision, result: Streams | None) -> None:
+        self.slot = slot
+        self.probe = probe
+        self.decision = decision
+        self.result = result
+        """What the span hands out where it is skipped, made at its entry; None where it runs."""
+        self.called = 0
+        """The blocks that the model called, a bit each."""
+        self.left = False
+        self.versions = _versions(probe.streams) if result is None else ()
+
+
+class StackState:
+    """What one forward has seen of one stack."""
+
+    __slots__ = ("entry", "passes", "row", "visits")
+
+    def __init__(self, plan: StackPlan, row: Row) -> None:
+        self.entry: Streams | None = None
+        self.passes = 0
+        self.visits: list[Visit | None] = [None] * len(plan.spans)
+        self.row = row
+
+
+class Call:
+    """Drives the blocks of one transformer through one forward."""
+
+    __slots__ = ("_card_writes", "_closed", "_forced", "_name", "_session", "_states", "_step", "_strategy")
+
+    def __init__(
+        self,
+        name: str,
+        strategy: Strategy,
+        session: Session,
+        step: Step,
+        writes_in_place: bool,
+        forced: str = "",
+    ) -> None:
+        self._name = name
+        self._strategy = strategy
+        self._session = session
+        self._step = step
+        self._card_writes = writes_in_place
+        self._forced = forced
+        """Why nothing may be skipped in this forward; empty where something may."""
+        self._states: dict[int, StackState] = {}
+        self._closed: list[Visit] = []
+
+    def block(
+        self, site: Site, module: nn.Module, run: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Stand in for the call of one block; ``run`` is the block's own ``__call__``."""
+        plan = site.plan
+        state = self._states.get(plan.number)
+        if state is None:
+            step = self._step
+            row = Row(self._name, plan.name, step.branch, step.run_index, step.run_total)
+            state = self._states[plan.number] = StackState(plan, row)
+        elif site.index == 0:
+            self._pass_again(state)
+        number = site.span
+        if number is None:
+            if state.entry is None:
+                state.entry = self._keep(site.read(args, kwargs))
+            out = run(*args, **kwargs)
+            if not site.checked:
+                site.check(out, site.read(args, kwargs))
+            state.row.blocks_run += 1
+            return out
+        visit = state.visits[number]
+        if site.enters and visit is None:
+            streams = site.read(args, kwargs)
+            if state.entry is None:
+                state.entry = self._keep(streams)
+            visit = state.visits[number] = self._enter(state, site, module, streams, args, kwargs)
+        if visit is not None:
+            visit.called |= 1 << site.index
+            if visit.result is not None:
+                state.row.blocks_skipped += 1
+                if site.exits:
+                    visit.left = True
+                    return site.give(visit.result)
+                return site.give(site.read(args, kwargs))
+        out = run(*args, **kwargs)
+        if not site.checked:
+            site.check(out, site.read(args, kwargs))
+        state.row.blocks_run += 1
+        if site.exits and visit is not None:
+            self._leave(visit, site, out)
+        return out
+
+    def finish(self) -> bool:
+        """Close the books of this forward; False if a skipped span was not called the way it was when it ran.
+
+        Then what came out is wrong and the forward has to be made again with every span running.
+        """
+        for state in self._states.values():
+            self._pass_again(state)
+        for visit in self._closed:
+            if visit.result is not None:
+                if not visit.left or visit.called != visit.slot.called:
+                    return False
+            elif not visit.left:
+                self._session.summary.count(
+                    "blocks_not_called",
+                    f"{self._name}, branch {self._step.branch}: the model did not call the last block of a span, which "
+                    f"therefore cannot be skipped.",
+                )
+        self._session.summary.rows.extend(state.row for state in self._states.values())
+        return True
+
+    def _pass_again(self, state: StackState) -> None:
+        if any(visit is not None for visit in state.visits):
+            self._closed.extend(visit for visit in state.visits if visit is not None)
+            state.visits = [None] * len(state.visits)
+            state.entry = None
+            state.passes += 1
+
+    def _keep(self, streams: Streams) -> Streams:
+        if self._card_writes:
+            return tuple(None if stream is None else stream.clone() for stream in streams)
+        return streams
+
+    def _enter(
+        self,
+        state: StackState,
+        site: Site,
+        module: nn.Module,
+        streams: Streams,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Visit:
+        step, session, plan = self._step, self._session, site.plan
+        number = site.span or 0
+        key = SlotKey(self._name, plan.first_span + number, step.branch, state.passes)
+        slot = session.slots.get(key)
+        if slot is None:
+            peers = session.peers(key)
+            place = Place(
+                self._name,
+                plan.name,
+                plan.spans[number],
+                plan.depth,
+                step.branch,
+                peers,
+                session.summary.count,
+            )
+            slot = session.slots[key] = Slot(self._strategy.gate(place))
+        slot.last_step = step.run_index
+        kept = self._keep(streams)
+        probe = Probe(state.entry or kept, kept, module, args, kwargs)
+        decision = self._decide(slot, probe, streams)
+        row = state.row
+        if decision.difference is not None:
+            row.differences.append(decision.difference)
+        if decision.reason and decision.reason not in row.reason.split(", "):
+            row.reason = f"{row.reason}, {decision.reason}" if row.reason else decision.reason
+        if decision.run:
+            return Visit(slot, probe, decision, None)
+        result = self._predict(slot, streams)
+        slot.gate.observe(step, probe, decision)
+        return Visit(slot, probe, decision, result)
+
+    def _decide(self, slot: Slot, probe: Probe, streams: Streams) -> Decision:
+        if self._forced:
+            return Decision(True, self._forced)
+        decision = slot.gate.should_run(self._step, probe)
+        if decision.difference is not None and not math.isfinite(decision.difference):
+            self._session.summary.count(
+                "non_finite_difference",
+                f"{self._name}, branch {self._step.branch}: the difference was {decision.difference}; the blocks ran.",
+            )
+            return Decision(True, "non-finite difference", decision.difference)
+        if decision.run:
+            return decision
+        if slot.signature is None:
+            return Decision(True, "nothing stored", decision.difference)
+        if slot.signature != signature(streams):
+            self._session.summary.count(
+                "shape_changed",
+                f"{self._name}, branch {self._step.branch}: the streams have another shape, dtype or device than what "
+                f"was stored; the blocks ran.",
+            )
+            return Decision(True, "shape changed", decision.difference)
+        return decision
+
+    def _predict(self, slot: Slot, streams: Streams) -> Streams:
+        result: list[Tensor | None] = []
+        for stream, kind, predictor in zip(streams, slot.kinds, slot.predictors, strict=True):
+            if stream is None or kind is ABSENT:
+                result.append(None)
+            elif kind is SAME or predictor is None:
+                result.append(stream)
+            elif predictor.of == "output":
+                result.append(predictor.predict(self._step))
+            else:
+                result.append(stream + predictor.predict(self._step))
+        return tuple(result)
+
+    def _leave(self, visit: Visit, site: Site, out: Any) -> None:
+        slot, probe, step = visit.slot, visit.probe, self._step
+        visit.left = True
+        before, after = probe.streams, site.streams_from(out, probe.streams)
+        probe.exit = after
+        if not self._card_writes:
+            self._refuse_writes(visit, site, before, after)
+        if not step.last:
+            found = signature(before)
+            if found != slot.signature:
+                slot.signature = found
+                slot.predictors = tuple(self._strategy.predictor(stream) for stream in site.plan.streams)
+            slot.called = visit.called
+            slot.kinds = tuple(
+                self._observe(slot, site, number, before[number], after[number])
+                for number in range(len(before))
+            )
+        slot.gate.observe(step, probe, visit.decision)
+
+    def _observe(
+        self, slot: Slot, site: Site, number: int, before: Tensor | None, after: Tensor | None
+    ) -> str:
+        if before is None or after is None:
+            return ABSENT
+        if after is before:
+            return SAME
+        if after.shape != before.shape:
+            raise CardError(
+                f"{site.label}: the stream {site.plan.streams[number].name!r} enters the span as "
+                f"{tuple(before.shape)} and "
+                f"leaves it as {tuple(after.shape)}, so that nothing can be added to it. The card names the "
+                "wrong streams, "
+                f"gives them in the wrong order, or joins lists that are not one stack."
+            )
+        predictor = slot.predictors[number]
+        if predictor is not None:
+            predictor.observe(self._step, after if predictor.of == "output" else after - before)
+        return SUM
+
+    def _refuse_writes(self, visit: Visit, site: Site, before: Streams, after: Streams) -> None:
+        main = before[0]
+        shared = main is not None and after[0] is not None and main.data_ptr() == after[0].data_ptr()
+        if shared or (visit.versions and visit.versions != _versions(before)):
+            raise CardError(
+                f"{site.label}: the blocks write into the tensors they are given, so that what they add cannot "
+                "be seen. "
+                f"Set `writes_in_place=True` in the card of this model."
+            )
+
+
+def _versions(streams: Streams) -> tuple[int, ...]:
+    # Tensors made in inference mode keep no version counter.
+    if any(stream is not None and stream.is_inference() for stream in streams):
+        return ()
+    return tuple(-1 if stream is None else stream._version for stream in streams)

@@ -1,0 +1,103 @@
+"""When: at the entry of a span a gate says run or skip."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dit_cache_backends.engine.clock import Step
+from dit_cache_backends.engine.spans import Span, Streams
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a gate answers; true in a condition when the span is to run."""
+
+    run: bool
+    reason: str = ""
+    """Why, in a few words, for the summary: "warm-up", "difference", ..."""
+    difference: float | None = None
+    """The number the decision was taken by, where there is one."""
+
+    def __bool__(self) -> bool:
+        return self.run
+
+
+class Probe:
+    """What a gate may look at when a span is entered. Tensors are the model's own: read them, never write."""
+
+    __slots__ = ("_change", "args", "block", "entry", "exit", "kwargs", "streams")
+
+    def __init__(
+        self,
+        entry: Streams,
+        streams: Streams,
+        block: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> None:
+        self.entry = entry
+        """The streams as they came into the stack, before its first block."""
+        self.streams = streams
+        """The streams at the entry of the span."""
+        self.block = block
+        """The first block of the span."""
+        self.args = args
+        self.kwargs = kwargs
+        self.exit: Streams | None = None
+        """The streams behind the span; known to ``observe`` when the span has run."""
+        self._change: Tensor | None = None
+
+    @property
+    def change(self) -> Tensor:
+        """What the blocks before the span have added to the main stream, computed once: ``[batch, tokens, dim]``."""
+        if self._change is None:
+            here, entry = self.streams[0], self.entry[0]
+            if here is None or entry is None:
+                raise ValueError("The main stream of the stack is None; its card names another stream first.")
+            self._change = here - entry
+        return self._change
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which span, of which model, on which branch, a gate is made for."""
+
+    transformer: str
+    stack: str
+    span: Span
+    depth: int
+    branch: str
+    peers: Mapping[str, "Gate"]
+    """The gates of the branches that came to this span before, by branch, in that order."""
+    report: Callable[[str, str], None]
+    """Counts an event in the summary: its kind, and what happened."""
+
+
+class Gate(ABC):
+    """Decides for one span on one branch during one generation, and is thrown away with it.
+
+    Asking changes nothing: what a gate has to remember, it notes when it is told.
+    """
+
+    @abstractmethod
+    def should_run(self, step: Step, probe: Probe) -> Decision:
+        """Whether the span is to run at ``step``. Must not change the gate."""
+
+    def observe(self, step: Step, probe: Probe, decision: Decision) -> None:  # noqa: B027 (a gate may be stateless)
+        """Told once a step what was done in the end: the engine runs where there is nothing to skip with."""
+
+
+def relative_difference(before: Tensor, now: Tensor, per_sample: bool = False) -> Tensor:
+    """``sum|before - now| / sum|before|``, a scalar, or one number for each sample ``[batch]``.
+
+    The measure of TeaCache (arXiv 2411.19108, section 3) and DBCache. Sums are taken in float32 whatever the dtype.
+    """
+    dims = tuple(range(1, before.dim())) if per_sample else None
+    numerator = torch.linalg.vector_norm(before - now, 1, dim=dims, dtype=torch.float32)
+    denominator = torch.linalg.vector_norm(before, 1, dim=dims, dtype=torch.float32)
+    ratio: Tensor = numerator / denominator
+    return ratio

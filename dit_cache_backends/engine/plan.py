@@ -1,0 +1,186 @@
+"""A card and a layout, worked out for one transformer: each block's site in its stack and span."""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from dit_cache_backends.engine.gates import Gate, Place
+from dit_cache_backends.engine.predictors import Predictor
+from dit_cache_backends.engine.spans import Span, Stream, Streams, check_layout
+from dit_cache_backends.errors import CardError
+from dit_cache_backends.models.card import BlockList, Card
+
+
+class Strategy(Protocol):
+    """What the engine asks of a strategy: where, when, how, and when to begin anew."""
+
+    def layout(self, depth: int) -> Sequence[Span]: ...
+    def gate(self, place: Place) -> Gate: ...
+    def predictor(self, stream: Stream) -> Predictor: ...
+    def restarts(self, index: int, times: int) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class StackPlan:
+    """One stack of one transformer, with its spans."""
+
+    number: int
+    name: str
+    streams: tuple[Stream, ...]
+    depth: int
+    spans: tuple[Span, ...]
+    first_span: int
+    """The number of its first span among all spans of the transformer."""
+
+
+@dataclass(slots=True)
+class Site:
+    """The place of one block: where its streams are among its arguments, and what it is to its span."""
+
+    plan: StackPlan
+    index: int
+    label: str
+    slots: tuple[tuple[int, str], ...]
+    """Position and name of each stream among the parameters."""
+    order: tuple[int, ...]
+    """Which stream each returned item is."""
+    bare: bool
+    """Returns a tensor and no tuple."""
+    span: int | None = None
+    """The number of its span in the stack; None outside every span."""
+    enters: bool = False
+    exits: bool = False
+    checked: bool = field(default=False)
+
+    def read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Streams:
+        """The streams among the arguments of a call, given by position or by keyword."""
+        given = len(args)
+        return tuple(
+            [args[position] if position < given else kwargs.get(name) for position, name in self.slots]
+        )
+
+    def give(self, streams: Streams) -> Any:
+        """The streams in the form in which the block returns them."""
+        if self.bare:
+            return streams[self.order[0]]
+        return tuple([streams[number] for number in self.order])
+
+    def streams_from(self, out: Any, before: Streams) -> Streams:
+        """The streams after a block that returned ``out``; one that it does not return is as it was before."""
+        if self.bare:
+            after = list(before)
+            after[self.order[0]] = out
+            return tuple(after)
+        after = list(before)
+        for number, item in zip(self.order, out, strict=True):
+            after[number] = item
+        return tuple(after)
+
+    def check(self, out: Any, streams: Streams) -> None:
+        """Compare the first real call with the card.
+
+        Raises:
+            CardError: if the block returns another form, or a stream is no tensor.
+        """
+        names = [stream.name for stream in self.plan.streams]
+        if not isinstance(streams[0], Tensor):
+            raise CardError(
+                f"{self.label} was called with {type(streams[0]).__name__} for its main stream {names[0]!r}; "
+                "the card says "
+                f"that a tensor comes in there. Correct `takes` in the card."
+            )
+        expected = "a tensor" if self.bare else f"a tuple of {len(self.order)}"
+        if self.bare:  # noqa: SIM108 (two forms, two cases)
+            fits = isinstance(out, Tensor)
+        else:
+            fits = isinstance(out, (tuple, list)) and len(out) == len(self.order)
+        if not fits:
+            got = f"a tuple of {len(out)}" if isinstance(out, (tuple, list)) else type(out).__name__
+            raise CardError(
+                f"{self.label} returned {got}; the card says {expected}. Correct `gives` in the card."
+            )
+        self.checked = True
+
+
+def make_plans(
+    transformer: nn.Module, card: Card, strategy: Strategy, name: str
+) -> tuple[list[StackPlan], list[tuple[nn.Module, Site]]]:
+    """Work out every stack and the site of every block.
+
+    Raises:
+        CardError: if the card does not fit the module.
+        ConfigError: if the strategy's layout does not fit the depth of a stack.
+    """
+    plans: list[StackPlan] = []
+    sites: list[tuple[nn.Module, Site]] = []
+    spans_before = 0
+    for stack in card.stacks:
+        members = [
+            (block, blocks, f"{blocks.path}.{number}")
+            for blocks in stack.lists
+            for number, block in enumerate(_blocks(transformer, blocks, card))
+        ]
+        if not members:
+            continue
+        depth = len(members)
+        where = f"{name} ({card.transformer}), stack {stack.name!r} of {depth} blocks"
+        streams = tuple(Stream(stream, number == 0) for number, stream in enumerate(stack.lists[0].takes))
+        spans = check_layout(_layout(strategy, depth, where), depth, where)
+        plan = StackPlan(len(plans), stack.name, streams, depth, spans, spans_before)
+        spans_before += len(spans)
+        plans.append(plan)
+        signatures: dict[tuple[type, str], tuple[tuple[int, str], ...]] = {}
+        for index, (block, blocks, path) in enumerate(members):
+            label = f"{card.transformer}.{path} ({type(block).__name__})"
+            kind = (type(block), blocks.path)
+            if kind not in signatures:
+                signatures[kind] = _positions(block, blocks, label)
+            given = (blocks.gives,) if isinstance(blocks.gives, str) else blocks.gives
+            order = tuple(blocks.takes.index(stream) for stream in given)
+            site = Site(plan, index, label, signatures[kind], order, isinstance(blocks.gives, str))
+            for number, span in enumerate(spans):
+                if span.start <= index < span.stop:
+                    site.span, site.enters, site.exits = number, index == span.start, index == span.stop - 1
+            sites.append((block, site))
+    if not plans:
+        raise CardError(
+            f"{card.transformer}: none of the lists {[s.name for s in card.stacks]} of its card holds a block "
+            "in this model."
+        )
+    if len({id(block) for block, _ in sites}) != len(sites):
+        raise CardError(
+            f"{card.transformer}: one block stands at several places of its stacks; such models cannot be cached."
+        )
+    return plans, sites
+
+
+def _layout(strategy: Strategy, depth: int, where: str) -> Sequence[Span]:
+    try:
+        return strategy.layout(depth)
+    except ValueError as error:
+        raise type(error)(f"{where}: {error}") from None
+
+
+def _blocks(transformer: nn.Module, blocks: BlockList, card: Card) -> list[nn.Module]:
+    try:
+        return list(transformer.get_submodule(blocks.path).children())
+    except AttributeError:
+        lists = [path for path, module in transformer.named_modules() if isinstance(module, nn.ModuleList)]
+        raise CardError(
+            f"The card of {card.transformer} names the module list {blocks.path!r}, which this model does not have. "
+            f"Its module lists: {', '.join(lists) or 'none'}. Correct `path` in the card."
+        ) from None
+
+
+def _positions(block: nn.Module, blocks: BlockList, label: str) -> tuple[tuple[int, str], ...]:
+    parameters = list(inspect.signature(type(block).forward).parameters)[1:]
+    missing = [stream for stream in blocks.takes if stream not in parameters]
+    if missing:
+        raise CardError(
+            f"{label} has no parameter {', '.join(map(repr, missing))}, which its card names as a stream. "
+            f"Its parameters: {', '.join(parameters)}. Correct `takes` in the card."
+        )
+    return tuple((parameters.index(stream), stream) for stream in blocks.takes)

@@ -1,0 +1,224 @@
+"""State: all that one generation remembers, thrown away with it."""
+
+import threading
+import weakref
+from collections import Counter, deque
+from collections.abc import Callable, Hashable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dit_cache_backends.engine.clock import Reading, Step, Tally, Timestep
+from dit_cache_backends.engine.gates import Gate
+from dit_cache_backends.engine.predictors import Predictor
+from dit_cache_backends.engine.spans import Streams
+from dit_cache_backends.summary import Summary
+
+Signature = tuple[tuple[torch.Size, torch.dtype, torch.device] | None, ...]
+
+
+def signature(streams: Streams) -> Signature:
+    """Shape, dtype and device of each stream: what a stored residual must share to be added."""
+    return tuple(
+        None if stream is None else (stream.shape, stream.dtype, stream.device) for stream in streams
+    )
+
+
+class SlotKey(NamedTuple):
+    """Names the state of one span on one branch."""
+
+    transformer: str
+    span: int
+    branch: str
+    visit: int
+    """How many times the span was entered before in the same forward."""
+
+
+class Slot:
+    """What is remembered of one span on one branch: its gate, its predictors, and what they were fed."""
+
+    __slots__ = ("called", "gate", "kinds", "last_step", "predictors", "signature")
+
+    def __init__(self, gate: Gate) -> None:
+        self.gate = gate
+        self.predictors: tuple[Predictor | None, ...] = ()
+        self.kinds: tuple[str, ...] = ()
+        self.signature: Signature | None = None
+        self.called = 0
+        self.last_step = 0
+
+
+class Mark:
+    """Where one transformer stands in a generation."""
+
+    __slots__ = ("calls", "first", "last_timestep", "restarts", "run_index", "tally")
+
+    def __init__(self) -> None:
+        self.first: int | None = None
+        self.last_timestep: Timestep | None = None
+        self.restarts = 0
+        self.run_index = -1
+        self.calls: Counter[str | None] = Counter()
+        self.tally = Tally()
+
+
+class Session:
+    """One generation: the slots of every transformer that takes part, the place in the run, and the summary."""
+
+    def __init__(self, key: Hashable = None, total: int | None = None) -> None:
+        self.key = key
+        self.total = total
+        self.slots: dict[SlotKey, Slot] = {}
+        self.marks: dict[str, Mark] = {}
+        self.summary = Summary()
+        self.started = False
+        self._run: weakref.ReferenceType[object] | None = None
+
+    def belongs_to(self, run: object | None) -> bool:
+        """Whether this session is the one of the generation ``run`` (a clock's ``run()``)."""
+        return run is None or self._run is None or self._run() is run
+
+    def adopt(self, run: object | None) -> None:
+        """Note which generation this session belongs to, if that is not known yet."""
+        self.started = True
+        if run is not None and self._run is None:
+            self._run = weakref.ref(run)
+
+    def mark(self, transformer: str) -> Mark:
+        """The place of ``transformer``, made when first asked for."""
+        mark = self.marks.get(transformer)
+        if mark is None:
+            mark = self.marks[transformer] = Mark()
+        return mark
+
+    def is_behind(self, index: int) -> bool:
+        """Whether step ``index`` lies before one this generation has made: then it is another generation's."""
+        return any(index < mark.run_index for mark in self.marks.values())
+
+    def place(
+        self, transformer: str, reading: Reading, branch: str | None, restarts: Callable[[int, int], bool]
+    ) -> Step:
+        """Turn a clock's reading into the step of this call, and move the transformer's mark there.
+
+        ``branch`` is the name given by the host; without one the number of the call in its step is the name.
+        ``restarts(steps since the last start, restarts so far)`` says whether everything is forgotten at a new step.
+        """
+        mark = self.mark(transformer)
+        if mark.first is None:
+            mark.first = reading.index if reading.first is None else reading.first
+        if reading.index != mark.run_index:
+            mark.run_index = reading.index
+            mark.calls.clear()
+            if restarts(reading.index - mark.first, mark.restarts):
+                self.drop(transformer)
+                mark.first = reading.index
+                mark.restarts += 1
+        made = mark.calls[branch]
+        mark.calls[branch] = made + 1
+        if branch is None:
+            branch = str(made)
+        elif made:
+            branch = f"{branch}#{made}"
+        total = reading.total if reading.count is None else reading.count
+        return Step(reading.index - mark.first, total, branch, reading.index, reading.total)
+
+    def peers(self, key: SlotKey) -> dict[str, Gate]:
+        """The gates of the same span on the branches that came before."""
+        return {
+            other.branch: slot.gate
+            for other, slot in self.slots.items()
+            if (other.transformer, other.span, other.visit) == (key.transformer, key.span, key.visit)
+        }
+
+    def drop(self, transformer: str | None = None) -> None:
+        """Forget the slots of one transformer, or of all; their tensors go with them."""
+        for key in [key for key in self.slots if transformer in (None, key.transformer)]:
+            del self.slots[key]
+
+    def release(self, transformer: str, step: Step) -> None:
+        """After a call of the last step: forget this branch, and every slot that was not used in the step before.
+
+        What remains are the branches that may still be called in this step.
+        """
+        self.mark(transformer).last_timestep = None
+        for key, slot in list(self.slots.items()):
+            done = key.transformer == transformer and key.branch == step.branch
+            if done or slot.last_step < step.run_index - 1:
+                del self.slots[key]
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Every tensor held in the slots (for measuring memory)."""
+        seen: set[int] = set()
+        todo: list[object] = list(self.slots.values())
+        while todo:
+            thing = todo.pop()
+            if id(thing) in seen:
+                continue
+            seen.add(id(thing))
+            if isinstance(thing, Tensor):
+                yield thing
+            elif isinstance(thing, dict):
+                todo.extend(thing.values())
+            elif isinstance(thing, (list, tuple, deque)):
+                todo.extend(thing)
+            elif isinstance(thing, (Slot, Gate, Predictor)):
+                todo.extend(
+                    getattr(thing, name)
+                    for name in getattr(type(thing), "__slots__", ())
+                    if hasattr(thing, name)
+                )
+                todo.extend(vars(thing).values() if hasattr(thing, "__dict__") else ())
+
+
+class Sessions:
+    """The generations under way, by the key of their request, and the summaries of the ended ones."""
+
+    KEPT_SUMMARIES = 64
+
+    def __init__(self) -> None:
+        self._live: dict[Hashable, Session] = {}
+        self._ended: dict[Hashable, Summary] = {}
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable) -> Session:
+        """The session of ``key``, made when first asked for."""
+        session = self._live.get(key)
+        return self.renew(key) if session is None else session
+
+    def renew(self, key: Hashable, total: int | None = None) -> Session:
+        """Throw away what ``key`` remembers and start a fresh session."""
+        with self._lock:
+            previous = self._live.pop(key, None)
+            if previous is not None:
+                previous.drop()
+            session = self._live[key] = Session(key, total)
+            return session
+
+    def end(self, key: Hashable) -> None:
+        """Drop the session of ``key``; its summary is kept for a while."""
+        with self._lock:
+            session = self._live.pop(key, None)
+            if session is None:
+                return
+            session.drop()
+            self._ended.pop(key, None)
+            self._ended[key] = session.summary
+            while len(self._ended) > self.KEPT_SUMMARIES:
+                del self._ended[next(iter(self._ended))]
+
+    def clear(self) -> None:
+        """End every session."""
+        for key in list(self._live):
+            self.end(key)
+
+    def live(self) -> list[Session]:
+        """The sessions under way."""
+        return list(self._live.values())
+
+    def summary(self, key: Hashable) -> Summary:
+        """The summary of the generation of ``key``, running or ended; empty if there was none."""
+        session = self._live.get(key)
+        if session is not None and (session.started or key not in self._ended):
+            return session.summary
+        return self._ended.get(key, Summary())

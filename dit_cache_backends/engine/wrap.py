@@ -1,0 +1,171 @@
+"""Attaching to a transformer: its class and its blocks' classes get one subclass each, taken back by ``detach``.
+
+The subclass wraps the instance's ``__call__``, so that compiled, hooked, offloaded and LoRA-carrying forwards lie
+inside.
+There is one subclass per class, never one per instance: torch.compile guards on the type, and would compile every block
+anew. What an instance belongs to stands in a weak map, so that copies and pickles of it are plain.
+"""
+
+import threading
+import warnings
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from dit_cache_backends.engine.attachment import Attachment
+from dit_cache_backends.engine.plan import Site
+from dit_cache_backends.errors import AlreadyEnabledError
+
+_sites: "weakref.WeakKeyDictionary[nn.Module, tuple[Attachment, Site]]" = weakref.WeakKeyDictionary()
+_attached: "weakref.WeakKeyDictionary[nn.Module, Attachment]" = weakref.WeakKeyDictionary()
+_block_classes: "weakref.WeakKeyDictionary[type, type]" = weakref.WeakKeyDictionary()
+_transformer_classes: "weakref.WeakKeyDictionary[type, type]" = weakref.WeakKeyDictionary()
+_lock = threading.RLock()
+
+
+def attach(attachment: Attachment, transformer: nn.Module) -> None:
+    """Put the wrappers of ``attachment`` around ``transformer`` and its blocks.
+
+    Raises:
+        AlreadyEnabledError: if a backend is enabled on it already.
+    """
+    outer, inner = transformer, _inner(transformer)
+    with _lock:
+        for module in (outer, inner):
+            if module in _attached:
+                raise AlreadyEnabledError(
+                    f"A cache backend ({_attached[module].owner}) is enabled on this {type(module).__name__} already. "
+                    f"Call its disable(...) first."
+                )
+        for block, site in attachment.sites():
+            _sites[block] = (attachment, site)
+            _swap(block, _subclass(type(block), _block_classes, _block_members))
+        _attached[outer] = attachment
+        _swap(outer, _subclass(type(outer), _transformer_classes, _transformer_members))
+        attachment.sites_done()
+
+
+def detach(transformer: nn.Module, attachment: Attachment) -> None:
+    """Give ``transformer`` and its blocks their own classes back. What is not attached is left as it is."""
+    with _lock:
+        if _attached.get(transformer) is not attachment:
+            return
+        del _attached[transformer]
+        _restore(transformer, _transformer_classes)
+        for block, (owner, _) in list(_sites.items()):
+            if owner is attachment:
+                del _sites[block]
+                _restore(block, _block_classes)
+
+
+def is_attached(transformer: nn.Module) -> bool:
+    """Whether a backend is enabled on ``transformer``."""
+    return transformer in _attached or _inner(transformer) in _attached
+
+
+def _inner(transformer: nn.Module) -> nn.Module:
+    # torch.compile(module) gives an OptimizedModule that holds the module itself as _orig_mod.
+    inner = transformer.__dict__.get("_modules", {}).get("_orig_mod", transformer)
+    return inner if isinstance(inner, nn.Module) else transformer
+
+
+def _swap(module: nn.Module, cls: type) -> None:
+    # OptimizedModule hands attributes on to what it wraps; the class of the instance itself is meant.
+    object.__setattr__(module, "__class__", cls)
+
+
+def _restore(module: nn.Module, classes: "weakref.WeakKeyDictionary[type, type]") -> None:
+    base = type(module).__mro__[1]
+    if classes.get(base) is type(module):
+        _swap(module, base)
+    else:
+        warnings.warn(
+            f"The class of a {type(module).__name__} was changed again after the cache backend was enabled; it "
+            "is left as it "
+            f"is, with a wrapper in it that does nothing any more.",
+            stacklevel=4,
+        )
+
+
+def _subclass(base: type, known: "weakref.WeakKeyDictionary[type, type]", members: Any) -> type:
+    cls = known.get(base)
+    if cls is None:
+        cls = known[base] = members(base)
+        cls.__name__, cls.__qualname__, cls.__module__, cls.__doc__ = (
+            base.__name__,
+            base.__qualname__,
+            base.__module__,
+            base.__doc__,
+        )
+    return cls
+
+
+def _plain_reduce(reduced: Any, wrapped: type, base: type) -> Any:
+    """Replace the wrapped class by its base in what ``__reduce_ex__`` gave."""
+    if not isinstance(reduced, tuple):
+        return reduced
+    function, arguments, *rest = reduced
+    if function is wrapped:
+        function = base
+    return (function, tuple(base if argument is wrapped else argument for argument in arguments), *rest)
+
+
+def _block_members(base: Any) -> type:
+    class Wrapped(base):  # type: ignore[misc]
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            found = _sites.get(self)
+            call = None if found is None else found[0].local.call
+            if call is None:
+                return super().__call__(*args, **kwargs)
+            return call.block(found[1], self, super().__call__, args, kwargs)  # type: ignore[index]
+
+        def __reduce_ex__(self, protocol: Any) -> Any:
+            return _plain_reduce(super().__reduce_ex__(protocol), Wrapped, base)
+
+    return Wrapped
+
+
+def _transformer_members(base: Any) -> type:
+    class Wrapped(base):  # type: ignore[misc]
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            attachment = _attached.get(self)
+            if attachment is None:
+                return super().__call__(*args, **kwargs)
+            return attachment.forward(super().__call__, args, kwargs, torch.is_grad_enabled())
+
+        def __reduce_ex__(self, protocol: Any) -> Any:
+            return _plain_reduce(super().__reduce_ex__(protocol), Wrapped, base)
+
+    if hasattr(base, "cache_context"):
+
+        @contextmanager
+        def cache_context(self: Any, name: str, *args: Any, **kwargs: Any) -> Iterator[None]:
+            """As in the base class, and the name is noted as the branch of the calls within."""
+            attachment = _attached.get(self)
+            if attachment is None:
+                with super(Wrapped, self).cache_context(name, *args, **kwargs):
+                    yield
+                return
+            outer, attachment.local.branch = attachment.local.branch, name
+            try:
+                with super(Wrapped, self).cache_context(name, *args, **kwargs):
+                    yield
+            finally:
+                attachment.local.branch = outer
+
+        Wrapped.cache_context = cache_context
+
+    if hasattr(base, "_reset_stateful_cache"):
+        # diffusers calls it at the end of a pipeline call: the generation is over.
+        def _reset_stateful_cache(self: Any, *args: Any, **kwargs: Any) -> Any:
+            attachment = _attached.get(self)
+            if attachment is not None:
+                attachment.generation_over()
+            return super(Wrapped, self)._reset_stateful_cache(*args, **kwargs)
+
+        Wrapped._reset_stateful_cache = _reset_stateful_cache
+    return Wrapped

@@ -1,0 +1,1 @@
+"""The programs that run a model, and how a backend gets into each of them."""

@@ -1,0 +1,1 @@
+"""Parity with the cache-dit library, case by case."""
