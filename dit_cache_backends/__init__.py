@@ -24,6 +24,7 @@ from dit_cache_backends.errors import (
     UnknownBackendError,
     UnknownTransformerError,
 )
+from dit_cache_backends.hosts.omni import Omni, OmniDiffusionSamplingParams
 from dit_cache_backends.models import BlockList, Card, Stack, list_cards, register_card, stack
 from dit_cache_backends.registry import BackendInfo, get_cache_backend, list_cache_backends
 from dit_cache_backends.summary import Event, Row, Summary
@@ -44,6 +45,8 @@ __all__ = [
     "Event",
     "Gate",
     "NotEnabledError",
+    "Omni",
+    "OmniDiffusionSamplingParams",
     "Place",
     "Predictor",
     "Probe",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import Self
 
 from dit_cache_backends.config import make_config
@@ -85,9 +85,9 @@ class SpanBackend(CacheBackend):
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
-        self._sessions = Sessions()
         self._host = Host()
-        self._attachments: list[Attachment] = []
+        self._enabled: list[_Enabled] = []
+        self._generations: list[Sessions] = []
 
     @abstractmethod
     def layout(self, depth: int) -> Sequence[Span]:
@@ -127,56 +127,58 @@ class SpanBackend(CacheBackend):
             ConfigError: if the configuration does not fit its depth.
             AlreadyEnabledError: if a cache is enabled on it.
         """
-        transformers = transformers_of(pipeline)
-        bare = any(module is pipeline for module in transformers.values())
+        transformers = {
+            id(module): (name, module) for name, module in reversed(transformers_of(pipeline).items())
+        }
+        bare = id(pipeline) in transformers
         clock = None if bare else SchedulerClock(pipeline)
         counted = CountedClock(self.calls_per_step())
+        sessions = Sessions()
         made: list[tuple[Attachment, nn.Module]] = []
-        for name, module in transformers.items():
+        for name, module in reversed(transformers.values()):
             _refuse_others(name, module)
-            made.append(
-                (
-                    Attachment(
-                        module,
-                        name,
-                        card or card_for(module),
-                        self,
-                        self.name,
-                        self._sessions,
-                        self._host,
-                        clock,
-                        counted,
-                    ),
-                    module,
-                )
-            )
-        for attachment, module in made:
-            attach(attachment, module)
-            self._attachments.append(attachment)
+            known = card or card_for(module)
+            made.append((Attachment(module, name, known, self, sessions, self._host, clock, counted), module))
+        enabled = _Enabled(sessions, [])
+        try:
+            for attachment, module in made:
+                attach(attachment, module)
+                enabled.attachments.append(attachment)
+        except AlreadyEnabledError:
+            enabled.take_off()
+            raise
+        self._enabled.append(enabled)
+        # After disable the last summary can still be read, so what is enabled no more is kept until the next enable.
+        self._generations = [each.sessions for each in self._enabled]
 
     def refresh(self, pipeline: object, num_inference_steps: int, verbose: bool = True) -> None:
         """A new generation begins. Needed only where no scheduler shows it, as with a bare transformer."""
-        self._mine(pipeline)
-        self._sessions.renew(self._host.key, num_inference_steps or None)
+        for enabled in self._of(pipeline):
+            enabled.sessions.renew(self._host.key, num_inference_steps or None)
 
     def disable(self, pipeline: object = None) -> None:
         """Take the wrappers off and forget the generations; harmless when done before."""
-        wanted = None if pipeline is None else [id(module) for module in transformers_of(pipeline).values()]
-        for attachment in list(self._attachments):
-            module = attachment.transformer()
-            if module is not None and wanted is not None and id(module) not in wanted:
-                continue
-            if module is not None:
-                detach(module, attachment)
-            self._attachments.remove(attachment)
-        if not self._attachments:
-            self._sessions.clear()
+        for enabled in list(self._enabled) if pipeline is None else self._of(pipeline, must=False):
+            enabled.take_off()
+            self._enabled.remove(enabled)
 
     def is_enabled(self) -> bool:
-        return any(attachment.transformer() is not None for attachment in self._attachments)
+        return any(enabled.modules() for enabled in self._enabled)
 
     def summary(self, key: Hashable = None) -> Summary:
-        return self._sessions.summary(self._host.key if key is None else key)
+        key = self._host.key if key is None else key
+        newest_last = sorted(self._generations, key=lambda each: each.latest)
+        found = [summary for sessions in newest_last if (summary := sessions.summary(key)) is not None]
+        return found[-1] if found else Summary()
+
+    def held_tensors(self) -> list[Tensor]:
+        """Every tensor that is kept for the generations under way; none once their last step has passed."""
+        return [
+            tensor
+            for each in self._enabled
+            for session in each.sessions.live()
+            for tensor in session.tensors()
+        ]
 
     @contextmanager
     def session(self, key: Hashable) -> Iterator[None]:
@@ -193,13 +195,15 @@ class SpanBackend(CacheBackend):
 
     def end_session(self, key: Hashable) -> None:
         """A request is over, or was cancelled: forget its state. Its summary is kept for a while."""
-        self._sessions.end(key)
+        for enabled in self._enabled:
+            enabled.sessions.end(key)
 
     @contextmanager
     def step(self, index: int, total: int | None = None, branch: str | None = None) -> Iterator[None]:
         """Tell the step and the branch of the forwards within, in this thread; no clock is asked then.
 
-        A step that lies before the last one told, or that its branch has had already, begins a new generation.
+        A step that lies before the last one told, or that its branch has had already, begins a new generation. Without
+        ``branch`` several calls at one step are taken for several branches, so name it where a run may have one step.
         """
         outer, self._host.step = self._host.step, ToldStep(index, total, branch)
         try:
@@ -207,14 +211,33 @@ class SpanBackend(CacheBackend):
         finally:
             self._host.step = outer
 
-    def _mine(self, pipeline: object) -> None:
-        modules = list(transformers_of(pipeline).values())
-        if not any(
-            attachment.transformer() is module for attachment in self._attachments for module in modules
-        ):
+    def _of(self, pipeline: object, must: bool = True) -> list["_Enabled"]:
+        modules = {id(module) for module in transformers_of(pipeline).values()}
+        found = [each for each in self._enabled if modules & {id(module) for module in each.modules()}]
+        if must and not found:
             raise NotEnabledError(
                 f"{self.name} is not enabled on this {type(pipeline).__name__}. Call enable(pipeline) on it first."
             )
+        return found
+
+
+@dataclass
+class _Enabled:
+    """One ``enable``: the transformers it attached to, and the generations on them."""
+
+    sessions: Sessions
+    attachments: list[Attachment]
+
+    def modules(self) -> list[nn.Module]:
+        """The transformers that are still alive."""
+        return [module for each in self.attachments if (module := each.transformer()) is not None]
+
+    def take_off(self) -> None:
+        for attachment in self.attachments:
+            module = attachment.transformer()
+            if module is not None:
+                detach(module, attachment)
+        self.sessions.clear()
 
 
 def _refuse_others(name: str, module: nn.Module) -> None:

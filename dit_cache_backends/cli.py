@@ -28,18 +28,29 @@ app = typer.Typer(
 
 
 @app.command()
-def demo() -> None:
+def demo(
+    prompts: Annotated[
+        list[str] | None, typer.Argument(metavar="PROMPT", help="What to draw; the demo's own unless given.")
+    ] = None,
+    num_inference_steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 28,
+    seed: Annotated[int, typer.Option(help="Of the first prompt's noise.")] = 0,
+    output: Annotated[Path, typer.Option(help="The PNG sheet to write.")] = Path("dit-cache-demo.png"),
+    full: Annotated[
+        bool, typer.Option("--full", help="Every mask policy, on 32 prompts: minutes instead of seconds.")
+    ] = False,
+    report: Annotated[Path | None, typer.Option(help="Write the table to this Markdown file, too.")] = None,
+) -> None:
     """Draw with the shipped model, dense and cached, and compare time and picture."""
     with _readable_errors():
         from dit_cache_backends.demo.run import main
 
-        main()
+        main(prompts or (), num_inference_steps, seed, output, full, report)
 
 
 @app.command()
 def generate(
     prompts: Annotated[
-        list[str], typer.Argument(metavar="PROMPT...", help="What to draw; several make several.")
+        list[str], typer.Argument(metavar="PROMPT", help="What to draw; several make several.")
     ],
     model: Annotated[
         str, typer.Option(help="'demo' (the shipped one), a folder, or a name on the model hub.")

@@ -5,7 +5,7 @@ Pipelines of diffusers and of vLLM-Omni have the same shape here: attributes nam
 """
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -74,7 +74,10 @@ class SchedulerClock(Clock):
     """
 
     def __init__(self, pipeline: object) -> None:
-        self._pipeline = weakref.ref(pipeline)
+        try:
+            self._pipeline: Callable[[], object] = weakref.ref(pipeline)
+        except TypeError:  # an object that cannot be referred to weakly
+            self._pipeline = lambda: pipeline
         self._run: weakref.ReferenceType[Tensor] | None = None
         self._shares: dict[str, tuple[int, int]] = {}
 

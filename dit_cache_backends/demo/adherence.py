@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 APART = 45.0  # RGB distance from the background that makes a thing; the two nearest colours are 98 apart
 SPECK = 20  # pixels; the smallest drawn thing has 140
-EXTENTS = {"small": (5.5, 11.5), "large": (14.0, 22.0)}  # half the longer side, pixels; between them is neither
+# Half the longer side in pixels; between them is neither.
+EXTENTS = {"small": (5.5, 11.5), "large": (14.0, 22.0)}
 LIKENESS = 0.7  # intersection over union with a shape's template; different shapes reach 0.78 at most
 GRID = 32
 

@@ -13,7 +13,8 @@ from dit_cache_backends.demo import text
 from dit_cache_backends.demo.scenes import SIDE
 
 SEED = 7
-CALL: dict[str, Any] = {  # what every call of the demo pipeline needs: its size and the length of its sentences
+# What every call of the demo pipeline needs: its size and the length of its sentences.
+CALL: dict[str, Any] = {
     "height": SIDE,
     "width": SIDE,
     "max_sequence_length": text.TOKENS,

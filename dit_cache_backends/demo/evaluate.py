@@ -5,29 +5,35 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from dit_cache_backends import demo
 from dit_cache_backends.demo import adherence
+from dit_cache_backends.demo.adherence import Adherence
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 BATCH = 20
 
 
-def measure(pipeline: Any, prompts: Sequence[str], **call: Any) -> tuple[list[Any], list[adherence.Adherence]]:
+def measure(pipeline: Any, prompts: Sequence[str], **call: Any) -> tuple[list[Image], list[Adherence]]:
     """The pictures that `pipeline` paints of `prompts`, and what each keeps of its prompt."""
-    pictures: list[Any] = []
+    pictures: list[Image] = []
     for begin in range(0, len(prompts), BATCH):
         pictures += demo.paint(pipeline, list(prompts[begin : begin + BATCH]), seed=begin, **call)
-    return pictures, [adherence.score(prompt, picture) for prompt, picture in zip(prompts, pictures)]
+    return pictures, [
+        adherence.score(prompt, picture) for prompt, picture in zip(prompts, pictures, strict=True)
+    ]
 
 
-def report(scores: Sequence[adherence.Adherence]) -> str:
+def report(scores: Sequence[Adherence]) -> str:
     """One line per attribute, then the totals of one and of two things, in per cent."""
     lines = [f"{name:<11} {100 * share:5.1f} %" for name, share in adherence.shares(scores).items()]
-    for name, kind in (("one thing", [s for s in scores if s.relation is None]),
-                       ("two things", [s for s in scores if s.relation is not None])):  # fmt: skip
+    for name, is_pair in (("one thing", False), ("two things", True)):
+        kind = [s for s in scores if (s.relation is not None) == is_pair]
         if kind:
             lines.append(f"{name:<11} {100 * adherence.shares(kind)['total']:5.1f} % of {len(kind)}")
     return "\n".join(lines)
@@ -48,14 +54,14 @@ def main(arguments: list[str] | None = None) -> None:
     call = {"true_cfg_scale": given.guidance, "negative_prompt": ""} if given.guidance > 1 else {}
     pictures, scores = measure(demo.load_demo(given.folder), prompts, **call)
     print(report(scores))
-    for prompt, picture, found in zip(prompts, pictures, scores):
+    for prompt, picture, found in zip(prompts, pictures, scores, strict=True):
         if given.wrong and not found.total:
             print(f"missed: {prompt}; seen: {adherence.look(picture)}")
     if given.grid:
-        from PIL import Image
+        from PIL import Image as Images
 
         across = 10
-        grid = Image.new("RGB", (across * 96, -(-len(pictures) // across) * 96))
+        grid = Images.new("RGB", (across * 96, -(-len(pictures) // across) * 96))
         for place, picture in enumerate(pictures):
             grid.paste(picture.resize((94, 94)), (place % across * 96, place // across * 96))
         grid.save(given.grid)

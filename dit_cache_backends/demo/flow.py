@@ -15,7 +15,7 @@ BATCH = 32
 EMPTY = 0.1  # share of sentences left empty, so that true_cfg_scale has something to guide away from
 WARM_UP = 200  # steps
 EMA = 0.998
-PHASES: tuple[tuple[int, float], ...] = ((6000, 1e-3),)  # steps and highest learning rate, each one cosine
+PHASES: tuple[tuple[int, float], ...] = ((5000, 1e-3),)  # steps and highest learning rate, each one cosine
 
 
 def learning_rate(step: int, phases: tuple[tuple[int, float], ...]) -> float:
@@ -33,7 +33,8 @@ def learning_rate(step: int, phases: tuple[tuple[int, float], ...]) -> float:
 def times(count: int, generator: torch.Generator) -> torch.Tensor:
     """Logit-normal times in (0, 1), one from each of `count` equally likely parts: the loss varies less."""
     uniform = (torch.arange(count) + torch.rand(count, generator=generator)) / count
-    return torch.special.ndtri(uniform.clamp(1e-4, 1 - 1e-4)).sigmoid()
+    normal: torch.Tensor = torch.special.ndtri(uniform.clamp(1e-4, 1 - 1e-4))
+    return normal.sigmoid()
 
 
 class Run:
@@ -42,7 +43,8 @@ class Run:
     def __init__(self, model: Any, file: Path, device: str, phases: tuple[tuple[int, float], ...]) -> None:
         self.model, self.file, self.device, self.phases = model.to(device).train(), file, device, phases
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01, betas=(0.9, 0.99), fused=True)
+        weights = model.parameters()
+        self.optimizer = torch.optim.AdamW(weights, lr=1e-3, weight_decay=0.01, betas=(0.9, 0.99), fused=True)
         self.step, self.seconds = 0, 0.0
         if file.exists():
             state = torch.load(file, map_location=device, weights_only=True)
@@ -74,7 +76,7 @@ class Run:
         places = torch.zeros(side, side, 3)
         places[..., 1] += torch.arange(side)[:, None]
         places[..., 2] += torch.arange(side)[None, :]
-        velocity = self.model(
+        velocity: torch.Tensor = self.model(
             hidden_states=(1 - share) * data + share * noise,
             encoder_hidden_states=tokens,
             pooled_projections=pooled,
@@ -105,8 +107,8 @@ class Run:
             generator = torch.Generator().manual_seed(self.step)
             chosen = torch.randint(len(latents), (BATCH,), generator=generator)
             rows = torch.where(torch.rand(BATCH, generator=generator) < EMPTY, 0, sentence[chosen])
-            batch = (x.to(self.device) for x in (latents[chosen], tokens[rows], pooled[rows]))
-            loss = self.loss(*batch, seed=self.step + 1_000_000)
+            data, words, whole = (x.to(self.device) for x in (latents[chosen], tokens[rows], pooled[rows]))
+            loss = self.loss(data, words, whole, seed=self.step + 1_000_000)
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(self.step, self.phases)
             self.optimizer.zero_grad(set_to_none=True)

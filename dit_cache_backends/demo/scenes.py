@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from PIL.ImageDraw import ImageDraw
 
 SIDE = 64  # pixels
 PALETTE: dict[str, tuple[int, int, int]] = {
@@ -90,7 +91,7 @@ def random_scene(rng: random.Random, held_out: bool = False) -> Scene:
         colors = rng.sample([color for color in COLORS if color != background], 2)
         shapes = rng.choices(SHAPES, k=2)
         if pair:
-            things = tuple(Thing(color, shape) for color, shape in zip(colors, shapes))
+            things = tuple(Thing(color, shape) for color, shape in zip(colors, shapes, strict=True))
             scene = Scene(things, background, rng.choice(list(RELATIONS)))
         else:
             scene = Scene((Thing(colors[0], shapes[0], rng.choice(("small", "large"))),), background)
@@ -111,7 +112,8 @@ def parse(prompt: str) -> Scene:
             known = all(t.color in COLORS and t.shape in SHAPES and t.size in RADII for t in things)
             if known and scene.background in BACKGROUNDS and scene.prompt == " ".join(words):
                 return scene
-    raise ValueError(f"not a sentence of the demo's grammar: {prompt!r}; such as {single_scenes()[0].prompt!r}")
+    example = single_scenes()[0].prompt
+    raise ValueError(f"not a sentence of the demo's grammar: {prompt!r}; one is {example!r}")
 
 
 def draw(scene: Scene, rng: random.Random, wander: float = 0.4) -> Image:
@@ -119,28 +121,24 @@ def draw(scene: Scene, rng: random.Random, wander: float = 0.4) -> Image:
 
     `wander` scales how far things move from their places: 0 is not at all, 1 is `JITTER`.
     """
-    from PIL import Image, ImageDraw
+    from PIL import Image as Images
+    from PIL import ImageDraw as Drawing
 
     big = SIDE * SUPERSAMPLING
-    picture = Image.new("RGB", (big, big), PALETTE[scene.background])
-    pen = ImageDraw.Draw(picture)
+    picture = Images.new("RGB", (big, big), PALETTE[scene.background])
+    pen = Drawing.Draw(picture)
     away = RELATIONS[scene.relation] if scene.relation else (0.0, 0.0)
-    for thing, sign in zip(scene.things, (1.0, -1.0)):
+    for thing, sign in zip(scene.things, (1.0, -1.0), strict=False):
         radius = rng.uniform(*RADII[thing.size]) * SUPERSAMPLING
         jitter = wander * JITTER[thing.size]
-        x, y = (
-            (SIDE / 2 + sign * shift + rng.uniform(-jitter, jitter)) * SUPERSAMPLING for shift in away
-        )
+        x, y = ((SIDE / 2 + sign * shift + rng.uniform(-jitter, jitter)) * SUPERSAMPLING for shift in away)
         _draw_thing(pen, thing, x, y, radius, PALETTE[scene.background])
-    return picture.resize((SIDE, SIDE), Image.Resampling.BOX)
+    return picture.resize((SIDE, SIDE), Images.Resampling.BOX)
 
 
 def _draw_thing(
-    pen: object, thing: Thing, x: float, y: float, r: float, background: tuple[int, int, int]
+    pen: ImageDraw, thing: Thing, x: float, y: float, r: float, background: tuple[int, int, int]
 ) -> None:
-    from PIL.ImageDraw import ImageDraw
-
-    assert isinstance(pen, ImageDraw)
     fill = PALETTE[thing.color]
     if thing.shape in ("circle", "ring"):
         pen.ellipse((x - r, y - r, x + r, y + r), fill=fill)

@@ -66,7 +66,7 @@ def clip_encoder(tokens: Any, seed: int) -> Any:
         for name, weight in model.named_parameters():
             if name.endswith("embedding.weight"):
                 weight.normal_(0, 1.0 if "token" in name else 0.7, generator=generator)
-            elif name.endswith("proj.weight") or "mlp.fc" in name and name.endswith("weight"):
+            elif name.endswith(("proj.weight", "fc1.weight", "fc2.weight")):
                 weight.normal_(0, 1.5 * weight.shape[1] ** -0.5, generator=generator)
         embedding = model.get_input_embeddings().weight
         embedding[3] = 0  # the pooled token: what it gathers should outweigh what it is

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dit_cache_backends.demo import assembly, autoencoder, flow
+from dit_cache_backends.demo import assembly, autoencoder, card, flow
 
 SEED = 2
 SCENES = 30_000
-LOOK_EVERY = 1000  # steps between looks at the model
+AUTOENCODER_SCENES = 40_000
+DECODER_SCENES = 16_000
+EXPORT_EVERY = 1000  # steps
 
-log = partial(print, flush=True)
+log: Any = partial(print, flush=True)
 
 
 def autoencoder_stage(out: Path, device: str) -> Any:
@@ -24,11 +27,27 @@ def autoencoder_stage(out: Path, device: str) -> Any:
     vae = autoencoder.build()
     kept = out / "autoencoder.pt"
     if not kept.exists():
-        _, images = autoencoder.drawn(40_000, SEED, wander=1.0)
+        _, images = autoencoder.drawn(AUTOENCODER_SCENES, SEED, wander=1.0)
         autoencoder.train(vae, images, SEED, device, log)
-        torch.save(vae.cpu().half().float().state_dict(), kept)
+        torch.save(_rounded(vae), kept)
     vae.load_state_dict(torch.load(kept, weights_only=True))
-    return vae.eval().requires_grad_(False)
+    return vae.cpu().eval().requires_grad_(False)
+
+
+def decoder_stage(out: Path, vae: Any, device: str) -> Any:
+    """The same autoencoder with its decoder trained further; read back where `out` has it."""
+    kept = out / "decoder.pt"
+    if not kept.exists():
+        _, images = autoencoder.drawn(DECODER_SCENES, SEED, wander=1.0)
+        autoencoder.train_decoder(vae, images, SEED + 10, device, log)
+        torch.save(_rounded(vae), kept)
+    vae.load_state_dict(torch.load(kept, weights_only=True))
+    return vae.cpu().eval().requires_grad_(False)
+
+
+def _rounded(module: Any) -> dict[str, torch.Tensor]:
+    """A module's weights as they will be shipped: rounded to float16, kept as contiguous float32."""
+    return {n: w.detach().cpu().half().float().contiguous() for n, w in module.state_dict().items()}
 
 
 def latents_stage(out: Path, vae: Any, device: str) -> tuple[list[str], torch.Tensor]:
@@ -53,12 +72,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, help="one phase of so many steps instead of the recipe's")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the transformer (a fifth faster)")
+    parser.add_argument("--compile", action="store_true", help="torch.compile: a fifth faster")
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
     given.out.mkdir(parents=True, exist_ok=True)
+    began = time.perf_counter()
     vae = autoencoder_stage(given.out, given.device)
     prompts, latents = latents_stage(given.out, vae, given.device)
+    vae = decoder_stage(given.out, vae, given.device)
     torch.manual_seed(SEED)
     transformer = assembly.build_transformer()
     pipeline = assembly.assemble(vae, transformer)
@@ -74,10 +95,13 @@ def main(arguments: list[str] | None = None) -> None:
     folder = given.export or given.out / "model"
 
     def look(run: flow.Run) -> None:
-        if run.step % LOOK_EVERY == 0 or run.step == sum(steps for steps, _ in phases):
+        if run.step % EXPORT_EVERY == 0:
             assembly.export(pipeline, folder)
 
+    log(f"everything before the transformer's training: {time.perf_counter() - began:.0f} s")
     run.train(latents, rows, tokens, pooled, look, log)
+    assembly.export(pipeline, folder)
+    log(card.write(folder, run.seconds, phases, given.device))
 
 
 if __name__ == "__main__":

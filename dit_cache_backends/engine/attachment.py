@@ -38,14 +38,12 @@ class Attachment:
         name: str,
         card: Card,
         strategy: Strategy,
-        owner: str,
         sessions: Sessions,
         host: Host,
         clock: Clock | None,
         counted: CountedClock,
     ) -> None:
         self.name = name
-        self.owner = owner
         self.transformer = weakref.ref(transformer)
         self.local = _Local()
         self._card = card
@@ -105,12 +103,15 @@ class Attachment:
                 out = run(*args, **kwargs)
                 self.local.call.finish()
         except BaseException:
-            session.drop()
+            # Nobody knows how far it came; what follows is another generation.
+            self._sessions.renew(session.key, session.total)
             raise
         finally:
             self.local.call = None
         if step.last:
             session.release(self.name, step)
+            if session.key is not None and not session.slots:
+                self._sessions.end(session.key)
         return out
 
     def generation_over(self) -> None:
@@ -154,19 +155,16 @@ class Attachment:
 
     def _read(self, session: Session, branch: str | None, timestep: Timestep) -> tuple[Session, Reading]:
         clock = self._clock
-        if clock is None or session.mark(self.name).tally.distrusted:
-            return self._count(session, timestep)
+        if clock is None:
+            return self._count(session, timestep, None)
         run = clock.run()
         if not session.belongs_to(run):
             session = self._sessions.renew(session.key, session.total)
         mark = session.mark(self.name)
-        reading = clock.read(self.name, mark.tally, timestep)
+        reading = None if mark.tally.distrusted else clock.read(self.name, mark.tally, timestep)
         if reading is None:
-            return self._count(session, timestep)
-        if session.is_behind(reading.index):
-            session = self._sessions.renew(session.key, session.total)
-            mark = session.mark(self.name)
-        elif mark.calls[branch] and reading.index == mark.run_index and self._stands_still(mark, timestep):
+            return self._count(session, timestep, run)
+        if self._stands_still(mark, reading, branch, timestep):
             session = self._sessions.renew(session.key)
             session.summary.count(
                 "scheduler_stands_still",
@@ -174,23 +172,37 @@ class Attachment:
                 "drives this transformer; its steps are counted from the timestep argument.",
             )
             session.mark(self.name).tally.distrusted = True
-            return self._count(session, timestep)
+            return self._count(session, timestep, run)
+        if session.is_behind(reading.index):
+            session = self._sessions.renew(session.key, session.total)
+            mark = session.mark(self.name)
         session.adopt(run)
+        if mark.first_timestep is None:
+            mark.first_timestep = timestep
         mark.last_timestep = timestep
         return session, reading
 
     @staticmethod
-    def _stands_still(mark: Mark, timestep: Timestep) -> bool:
-        """Whether the timestep is another than in the call before, which the scheduler says was of the same step."""
-        return mark.last_timestep is not None and mark.last_timestep.value() != timestep.value()
+    def _stands_still(mark: Mark, reading: Reading, branch: str | None, timestep: Timestep) -> bool:
+        """Whether the scheduler shows the run of another pipeline, whose transformer this one shares."""
+        if reading.total is not None and reading.index >= reading.total:
+            return True
+        last, first = mark.last_timestep, mark.first_timestep
+        if last is None or first is None:
+            return False
+        if reading.index == mark.run_index and mark.calls[branch]:
+            return last.value() != timestep.value()
+        # Back at the first timestep in the middle of a run: seen only where looking costs no wait for a device.
+        if reading.index > mark.run_index and timestep.at_hand and last.at_hand and first.at_hand:
+            return timestep.value() == first.value() != last.value()
+        return False
 
-    def _count(self, session: Session, timestep: Timestep) -> tuple[Session, Reading]:
-        reading = self._counted.read(session.mark(self.name).tally, timestep, session.total)
+    def _count(self, session: Session, timestep: Timestep, run: object | None) -> tuple[Session, Reading]:
+        tally = session.mark(self.name).tally
+        reading = self._counted.read(tally, timestep, session.total)
         if reading is None:
-            distrusted = session.mark(self.name).tally.distrusted
             session = self._sessions.renew(session.key, session.total)
-            tally = session.mark(self.name).tally
-            tally.distrusted = distrusted
-            reading = self._counted.read(tally, timestep, session.total)
-        session.started = True
+            session.mark(self.name).tally.distrusted = tally.distrusted
+            reading = self._counted.read(session.mark(self.name).tally, timestep, session.total)
+        session.adopt(run)
         return session, reading or Reading(0, session.total)

@@ -216,7 +216,8 @@ class Call:
             elif kind is SAME or predictor is None:
                 result.append(stream)
             elif predictor.of == "output":
-                result.append(predictor.predict(self._step))
+                # A copy: the predictor may keep what it gave, and the model may write into what it gets.
+                result.append(predictor.predict(self._step).clone())
             else:
                 result.append(stream + predictor.predict(self._step))
         return tuple(result)
@@ -257,7 +258,8 @@ class Call:
             )
         predictor = slot.predictors[number]
         if predictor is not None:
-            predictor.observe(self._step, after if predictor.of == "output" else after - before)
+            # A copy of the output: the model may write into the tensor that its block returned.
+            predictor.observe(self._step, after.clone() if predictor.of == "output" else after - before)
         return SUM
 
     def _refuse_writes(self, visit: Visit, site: Site, before: Streams, after: Streams) -> None:

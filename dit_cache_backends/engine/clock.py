@@ -98,6 +98,11 @@ class Timestep:
         self._known = False
         self._value: float | None = None
 
+    @property
+    def at_hand(self) -> bool:
+        """Whether the value can be had without waiting for a device."""
+        return self._known or not isinstance(self._argument, Tensor) or self._argument.device.type == "cpu"
+
     def value(self) -> float | None:
         """The timestep as one number (the mean, where it is a tensor of many); None where there is none.
 

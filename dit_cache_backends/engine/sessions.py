@@ -1,5 +1,6 @@
 """State: all that one generation remembers, thrown away with it."""
 
+import itertools
 import threading
 import weakref
 from collections import Counter, deque
@@ -52,10 +53,11 @@ class Slot:
 class Mark:
     """Where one transformer stands in a generation."""
 
-    __slots__ = ("calls", "first", "last_timestep", "restarts", "run_index", "tally")
+    __slots__ = ("calls", "first", "first_timestep", "last_timestep", "restarts", "run_index", "tally")
 
     def __init__(self) -> None:
         self.first: int | None = None
+        self.first_timestep: Timestep | None = None
         self.last_timestep: Timestep | None = None
         self.restarts = 0
         self.run_index = -1
@@ -141,7 +143,7 @@ class Session:
 
         What remains are the branches that may still be called in this step.
         """
-        self.mark(transformer).last_timestep = None
+        self.mark(transformer).first_timestep = self.mark(transformer).last_timestep = None
         for key, slot in list(self.slots.items()):
             done = key.transformer == transformer and key.branch == step.branch
             if done or slot.last_step < step.run_index - 1:
@@ -172,11 +174,14 @@ class Session:
 
 
 class Sessions:
-    """The generations under way, by the key of their request, and the summaries of the ended ones."""
+    """The generations under way on one model, by the key of their request, and the summaries of the ended ones."""
 
     KEPT_SUMMARIES = 64
+    _ticks = itertools.count()
 
     def __init__(self) -> None:
+        self.latest = -1
+        """Grows with every new generation, so that those of several models can be put in order."""
         self._live: dict[Hashable, Session] = {}
         self._ended: dict[Hashable, Summary] = {}
         self._lock = threading.Lock()
@@ -189,23 +194,15 @@ class Sessions:
     def renew(self, key: Hashable, total: int | None = None) -> Session:
         """Throw away what ``key`` remembers and start a fresh session."""
         with self._lock:
-            previous = self._live.pop(key, None)
-            if previous is not None:
-                previous.drop()
+            self._close(key)
+            self.latest = next(self._ticks)
             session = self._live[key] = Session(key, total)
             return session
 
     def end(self, key: Hashable) -> None:
         """Drop the session of ``key``; its summary is kept for a while."""
         with self._lock:
-            session = self._live.pop(key, None)
-            if session is None:
-                return
-            session.drop()
-            self._ended.pop(key, None)
-            self._ended[key] = session.summary
-            while len(self._ended) > self.KEPT_SUMMARIES:
-                del self._ended[next(iter(self._ended))]
+            self._close(key)
 
     def clear(self) -> None:
         """End every session."""
@@ -216,9 +213,20 @@ class Sessions:
         """The sessions under way."""
         return list(self._live.values())
 
-    def summary(self, key: Hashable) -> Summary:
-        """The summary of the generation of ``key``, running or ended; empty if there was none."""
+    def summary(self, key: Hashable) -> Summary | None:
+        """The summary of the generation of ``key``, running or ended; None if there was none."""
         session = self._live.get(key)
-        if session is not None and (session.started or key not in self._ended):
+        if session is not None and session.started:
             return session.summary
-        return self._ended.get(key, Summary())
+        return self._ended.get(key)
+
+    def _close(self, key: Hashable) -> None:
+        session = self._live.pop(key, None)
+        if session is None:
+            return
+        session.drop()
+        if session.started:
+            self._ended.pop(key, None)
+            self._ended[key] = session.summary
+            while len(self._ended) > self.KEPT_SUMMARIES:
+                del self._ended[next(iter(self._ended))]

@@ -11,6 +11,7 @@ import warnings
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -35,17 +36,18 @@ def attach(attachment: Attachment, transformer: nn.Module) -> None:
     """
     outer, inner = transformer, _inner(transformer)
     with _lock:
-        for module in (outer, inner):
-            if module in _attached:
-                raise AlreadyEnabledError(
-                    f"A cache backend ({_attached[module].owner}) is enabled on this {type(module).__name__} already. "
-                    f"Call its disable(...) first."
-                )
+        taken = [module for module in (outer, inner) if module in _attached]
+        taken += [block for block, _ in attachment.sites() if block in _sites]
+        if taken:
+            raise AlreadyEnabledError(
+                f"A cache backend is enabled already on this {type(outer).__name__}, or on a model that has its "
+                f"{type(taken[0]).__name__}. Call disable(...) of that backend first."
+            )
         for block, site in attachment.sites():
             _sites[block] = (attachment, site)
-            _swap(block, _subclass(type(block), _block_classes, _block_members))
+            _wrap(block, _block_classes, _block_members)
         _attached[outer] = attachment
-        _swap(outer, _subclass(type(outer), _transformer_classes, _transformer_members))
+        _wrap(outer, _transformer_classes, _transformer_members)
         attachment.sites_done()
 
 
@@ -78,30 +80,29 @@ def _swap(module: nn.Module, cls: type) -> None:
     object.__setattr__(module, "__class__", cls)
 
 
-def _restore(module: nn.Module, classes: "weakref.WeakKeyDictionary[type, type]") -> None:
-    base = type(module).__mro__[1]
-    if classes.get(base) is type(module):
-        _swap(module, base)
-    else:
-        warnings.warn(
-            f"The class of a {type(module).__name__} was changed again after the cache backend was enabled; it "
-            "is left as it "
-            f"is, with a wrapper in it that does nothing any more.",
-            stacklevel=4,
-        )
-
-
-def _subclass(base: type, known: "weakref.WeakKeyDictionary[type, type]", members: Any) -> type:
+def _wrap(module: nn.Module, known: "weakref.WeakKeyDictionary[type, type]", members: Any) -> None:
+    """Give ``module`` the subclass of its class, which is made once."""
+    base = type(module)
+    if any(known.get(parent) is cls for cls, parent in pairwise(base.__mro__)):
+        return  # Another swap was put on top of ours before, so that it could not be taken back: it is live again.
     cls = known.get(base)
     if cls is None:
         cls = known[base] = members(base)
-        cls.__name__, cls.__qualname__, cls.__module__, cls.__doc__ = (
-            base.__name__,
-            base.__qualname__,
-            base.__module__,
-            base.__doc__,
+        cls.__name__, cls.__qualname__, cls.__module__ = base.__name__, base.__qualname__, base.__module__
+        cls.__doc__ = base.__doc__
+    _swap(module, cls)
+
+
+def _restore(module: nn.Module, known: "weakref.WeakKeyDictionary[type, type]") -> None:
+    base = type(module).__mro__[1]
+    if known.get(base) is type(module):
+        _swap(module, base)
+    else:
+        warnings.warn(
+            f"The class of a {type(module).__name__} was changed again after the cache backend was enabled; it is left "
+            "as it is, with a wrapper in it that does nothing any more.",
+            stacklevel=4,
         )
-    return cls
 
 
 def _plain_reduce(reduced: Any, wrapped: type, base: type) -> Any:

@@ -49,7 +49,8 @@ class Omni:
 
     Args:
         model: A folder or the name of a model for ``DiffusionPipeline.from_pretrained``; a diffusers pipeline,
-            which is used as it is; or ``"demo"``, the model that is shipped with this package.
+            which is used as it is; or ``"demo"``, the model that is shipped with this package. A mapping named
+            ``call_defaults`` on the pipeline fills in what a request does not say.
         cache_backend: As for :func:`~dit_cache_backends.registry.get_cache_backend`. If it is left out, the
             environment variable ``DIFFUSION_CACHE_BACKEND`` decides, as with vLLM-Omni; ``None`` means no cache.
         cache_config: The backend's options.
@@ -120,8 +121,10 @@ class Omni:
         each = _one_for_each(sampling_params_list, len(requests))
         known = _arguments_of(self.pipeline)
         name = type(self.pipeline).__name__
+        defaults = dict(getattr(self.pipeline, "call_defaults", {}))
         calls = [
-            call_arguments(prompt, params, known, name) for prompt, params in zip(requests, each, strict=True)
+            defaults | call_arguments(prompt, params, known, name)
+            for prompt, params in zip(requests, each, strict=True)
         ]
         outputs = self._run(requests, calls, use_tqdm)
         return outputs if py_generator else list(outputs)
@@ -179,15 +182,15 @@ def _load(model: Any, dtype: torch.dtype | None, device: torch.device | str | No
         return model.to(**wanted) if wanted else model
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16)
-    if model == "demo":
-        from dit_cache_backends.demo import load_demo
-
-        return load_demo().to(device=device, dtype=dtype)
-    from diffusers import DiffusionPipeline
-
     try:
+        if model == "demo":
+            from dit_cache_backends.demo import load_demo
+
+            return load_demo().to(device=device, dtype=dtype)
+        from diffusers import DiffusionPipeline
+
         return DiffusionPipeline.from_pretrained(str(model), dtype=dtype).to(device)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # the hub's errors are one or the other
         raise ConfigError(f"the model {str(model)!r} cannot be loaded: {error}") from error
 
 

@@ -16,10 +16,10 @@ LEVELS: dict[str, dict[str, float]] = {
     "qwen_image": {"low": 0.32, "mid": 0.43, "high": 0.62},
     "sd3": {"low": 0.31, "mid": 0.42, "high": 0.62},
     "wan": {"low": 0.1, "mid": 0.14, "high": 0.24},
-    "wan22": {"low": 0.055, "mid": 0.11, "high": 0.2},
+    "wan22": {"low": 0.055, "mid": 0.113, "high": 0.2},
     "cogvideox": {"low": 0.23, "mid": 0.32, "high": 0.48},
     "hunyuan_video": {"low": 0.28, "mid": 0.4, "high": 0.55},
-    "dit": {"low": 0.15, "mid": 0.22, "high": 0.4},
+    "dit": {"low": 0.125, "mid": 0.165, "high": 0.24},
     "pixart": {"low": 0.065, "mid": 0.09, "high": 0.15},
 }
 ALL = tuple(LEVELS)
@@ -125,7 +125,7 @@ _add(
 )
 _add("accumulated-0.5", ("wan22", "pixart"), **_free("high", max_accumulated_residual_diff_threshold=0.5))
 _add("accumulated-1.5", "hunyuan_video", **_free("high", max_accumulated_residual_diff_threshold=1.5))
-_add("accumulated-4", "dit", **_free("high", max_accumulated_residual_diff_threshold=4.0))
+_add("accumulated-1", "dit", **_free("high", max_accumulated_residual_diff_threshold=1.0))
 
 # Step masks.
 for _policy in ("slow", "medium", "fast", "ultra"):
@@ -135,7 +135,7 @@ for _policy in ("slow", "medium", "fast", "ultra"):
         ("qwen_image", "hunyuan_video"),
         scm_steps_mask_policy=_policy,
         scm_steps_policy="dynamic",
-        **_free("high"),
+        **_free("mid"),
     )
 _add(
     "ultra-static",
@@ -254,13 +254,30 @@ _add(
     **_seer(2),
 )
 
+# The text stream of the last block is thrown away by most models: it takes back blocks to see its forecast.
+_BACK = {"Bn_compute_blocks": 1}
+_add("seer1-F1B1", ("sd3", *TEXT_STREAM), **_free("mid", **_BACK, **_seer(1)))
+_add(
+    "seer1-F1B1-text-reused", ("sd3", "flux", "cogvideox"), **_free("mid", **_BACK, **_seer(1, encoder=False))
+)
+_add(
+    "seer1-hidden-F1B1",
+    ("flux", "qwen_image", "hunyuan_video"),
+    **_free("mid", taylorseer_cache_type="hidden_states", **_BACK, **_seer(1)),
+)
+_add(
+    "seer2-hidden-F1B1-text-reused",
+    ("qwen_image", "cogvideox"),
+    **_free("mid", taylorseer_cache_type="hidden_states", **_BACK, **_seer(2, encoder=False)),
+)
+
 # Two branches.
 _add("shared-diff", CFG, cfg_diff_compute_separate=False, **_free("mid"))
 _add(
     "shared-diff-streak",
     CFG,
     cfg_diff_compute_separate=False,
-    **_threshold("high", max_continuous_cached_steps=2),
+    **_threshold("mid", max_continuous_cached_steps=2),
 )
 _add("shared-diff-seer", ("qwen_image", "wan22"), cfg_diff_compute_separate=False, **_free("mid", **_seer(1)))
 _add("cfg-first", CFG, cfg_compute_first=True, cfg_diff_compute_separate=False, **_free("mid"))

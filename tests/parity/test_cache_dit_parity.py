@@ -15,9 +15,10 @@ from .reference import Decisions, Place, Run, cache_dit_run
 
 pytest.importorskip("cache_dit")
 
+# Measured: differences agree within 2e-6, latents within 2e-6 of their largest value, while caching itself
+# moves the latents by 2e-4 (PixArt) to 1e-1. A wrong residual anywhere is seen.
 DIFFERENCE = 1e-5
-# DDIM and DPM-Solver multiply the last bit of an untrained noise prediction over 28 steps.
-LATENTS = {"dit": 1e-2, "pixart": 1e-2}
+LATENTS = 1e-5
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +63,7 @@ def test_the_same_steps_are_cached_for_the_same_differences_and_the_same_latents
         assert found.diffs == pytest.approx(expected.diffs, rel=DIFFERENCE, abs=DIFFERENCE), place
     scale = theirs.latents.abs().max()
     error = (ours.latents - theirs.latents).abs().max() / scale
-    assert float(error) <= LATENTS.get(case.pipeline, 1e-5)
+    assert float(error) <= LATENTS
 
 
 def test_the_cases_are_many_distinct_and_touch_every_option_and_pipeline() -> None:

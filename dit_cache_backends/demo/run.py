@@ -1,0 +1,220 @@
+"""``dit-cache demo``: the same prompts dense and cached, with what it costs and what it changes."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dit_cache_backends.demo.settings import FULL, SHORT, Setting
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+STEPS = 28
+
+SAME_DB = 100.0
+"""The PSNR written for pictures that are equal to the last bit, in dB."""
+
+
+@dataclass
+class Result:
+    """What one setting did with every prompt."""
+
+    setting: Setting
+    pictures: list[Image] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    """Of each whole call, from prompt to picture."""
+    transformer_seconds: list[float] = field(default_factory=list)
+    blocks_run: int = 0
+    blocks: int = 0
+    """Blocks that a dense run of the same number of steps runs."""
+    cached_steps: list[int] = field(default_factory=list)
+    psnr: list[float] = field(default_factory=list)
+    ssim: list[float] = field(default_factory=list)
+    adherent: list[bool] = field(default_factory=list)
+
+    def speed_up(self, dense: Result, part: str = "seconds") -> float:
+        """Median over the prompts of how many times faster than dense; each pair was timed one after the other."""
+        pairs = zip(getattr(dense, part), getattr(self, part), strict=True)
+        return float(statistics.median(slow / fast for slow, fast in pairs))
+
+
+def compare(
+    pipeline: Any,
+    prompts: Sequence[str],
+    settings: Sequence[Setting],
+    steps: int = STEPS,
+    seed: int = 0,
+    advance: Callable[[str], None] = lambda _: None,
+) -> list[Result]:
+    """Draw every prompt with every setting, prompt by prompt, so that a busy machine is unfair to none.
+
+    Args:
+        pipeline: the demo's pipeline.
+        prompts: sentences of the demo's grammar (``dit_cache_backends.demo.scenes``).
+        settings: the rows; the first one is what the others are compared with.
+        steps: denoising steps.
+        seed: prompt number ``i`` starts from the noise of ``seed + i``.
+        advance: told the label of a setting before it draws.
+    """
+    from dit_cache_backends.demo import adherence, metrics
+
+    results = [Result(setting) for setting in settings]
+    _draw(
+        pipeline, prompts[0], settings[0], 2, seed
+    )  # the first call of a process pays for what others find ready
+    for number, prompt in enumerate(prompts):
+        for result in results:
+            advance(result.setting.label)
+            output, blocks = _draw(pipeline, prompt, result.setting, steps, seed + number)
+            summary, picture = output.cache_summary, output.images[0]
+            result.pictures.append(picture)
+            result.seconds.append(output.timings["total"])
+            result.transformer_seconds.append(output.timings["transformer"])
+            result.blocks += blocks
+            result.blocks_run += blocks if summary is None else summary.blocks_run
+            result.cached_steps.append(0 if summary is None else len(summary.cached_steps()))
+            reference = results[0].pictures[-1]
+            result.psnr.append(min(metrics.psnr(reference, picture), SAME_DB))
+            result.ssim.append(metrics.ssim(reference, picture))
+            result.adherent.append(adherence.score(prompt, picture).total)
+    return results
+
+
+def _draw(pipeline: Any, prompt: str, setting: Setting, steps: int, seed: int) -> tuple[Any, int]:
+    from dit_cache_backends.hosts.omni import Omni, OmniDiffusionSamplingParams
+
+    steps = setting.steps or steps
+    params = OmniDiffusionSamplingParams(num_inference_steps=steps, seed=seed, output_type="pil")
+    name = None if setting.config is None else "cache_dit"
+    with Omni(pipeline, cache_backend=name, cache_config=setting.config) as omni:
+        output = omni.generate(prompt, params, use_tqdm=False)[0]
+    model = pipeline.transformer
+    return output, steps * (len(model.transformer_blocks) + len(model.single_transformer_blocks))
+
+
+HEADS = ("configuration", "seconds", "speed-up", "blocks run", "cached steps", "PSNR", "SSIM", "as asked")
+FULL_HEADS = (*HEADS[:3], "transformer speed-up", *HEADS[3:])
+
+
+def cells(result: Result, dense: Result, full: bool) -> tuple[str, ...]:
+    """One row of the table: means over the prompts, PSNR also of the worst."""
+    same = result is dense
+    cached = statistics.mean(result.cached_steps)
+    return (
+        result.setting.label,
+        f"{statistics.median(result.seconds):.3f}",
+        f"{result.speed_up(dense):.2f}x",
+        *((f"{result.speed_up(dense, 'transformer_seconds'):.2f}x",) if full else ()),
+        f"{result.blocks_run}/{result.blocks}",
+        f"{cached:.1f}".removesuffix(".0"),
+        "-" if same else f"{statistics.mean(result.psnr):.1f} ({min(result.psnr):.1f})",
+        "-" if same else f"{statistics.mean(result.ssim):.4f}",
+        f"{statistics.mean(result.adherent):.0%}",
+    )
+
+
+def main(
+    prompts: Sequence[str] = (),
+    steps: int = STEPS,
+    seed: int = 0,
+    output: Path = Path("dit-cache-demo.png"),
+    full: bool = False,
+    report: Path | None = None,
+) -> list[Result]:
+    """Load the shipped model, compare, print the table and write the sheet of pictures.
+
+    Args:
+        prompts: what to draw; the demo's own prompts unless given, with ``full`` 32 held-out ones.
+        steps: denoising steps.
+        seed: of the first prompt's noise.
+        output: where the sheet goes.
+        full: compare every mask policy instead of a few.
+        report: also write the table to this Markdown file.
+    """
+    import torch
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from dit_cache_backends.demo import DEMO_PROMPTS, held_out_prompts, load_demo, sheet
+
+    # One thread: at this size more threads wait for each other longer than they work.
+    torch.set_num_threads(1)
+    chosen = list(prompts) or (held_out_prompts(32) if full else list(DEMO_PROMPTS))
+    settings = FULL if full else SHORT
+    console = Console()
+    columns = (TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("loading the model", total=len(chosen) * len(settings))
+        pipeline = load_demo()
+        results = compare(
+            pipeline,
+            chosen,
+            settings,
+            steps,
+            seed,
+            lambda label: progress.update(task, description=label, advance=1),
+        )
+    console.print(_table(results, full))
+    shown = min(len(chosen), 8)
+    rows = [(result.setting.label, result.pictures[:shown]) for result in _shown(results)]
+    sheet.make(chosen[:shown], rows, output)
+    console.print(f"{len(chosen)} prompts, {steps} steps. The pictures: {output}")
+    if report is not None:
+        report.write_text(_markdown(results, full, steps, len(chosen), output, report), encoding="utf-8")
+        console.print(f"The table: {report}")
+    return results
+
+
+def _shown(results: Sequence[Result]) -> Sequence[Result]:
+    labels = {setting.label for setting in SHORT}
+    return (
+        [result for result in results if result.setting.label in labels]
+        if len(results) > len(SHORT)
+        else results
+    )
+
+
+def _table(results: Sequence[Result], full: bool) -> Any:
+    from rich.table import Table
+
+    table = Table()
+    for number, head in enumerate(FULL_HEADS if full else HEADS):
+        table.add_column(head, justify="right" if number else "left", no_wrap=True)
+    for result in results:
+        table.add_row(*cells(result, results[0], full))
+    return table
+
+
+def _markdown(
+    results: Sequence[Result], full: bool, steps: int, prompts: int, picture: Path, report: Path
+) -> str:
+    import torch
+
+    heads = FULL_HEADS if full else HEADS
+    rows = [
+        heads,
+        ("---", *("---:" for _ in heads[1:])),
+        *(cells(result, results[0], full) for result in results),
+    ]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    path = Path(os.path.relpath(picture, report.parent)).as_posix()
+    command = f"dit-cache demo{' --full' if full else ''} --report docs/{report.name}"
+    return f"""# The demo model, cached
+
+Made by `{command}`: {prompts} held-out prompts, {steps} steps, one thread of a {platform.machine()} CPU,
+torch {torch.__version__}. Seconds are the median of a whole call, from prompt to picture; a speed-up is the median over
+the prompts of dense seconds over cached ones, each pair measured one after the other. PSNR (in dB, the worst picture in
+brackets; {SAME_DB:.0f} for an equal one) and SSIM compare with the dense picture of the same noise. "As asked" is the
+share of pictures whose shapes, colours, sizes, background and relation are those of the prompt, measured from the
+pixels.
+
+{table}
+
+![dense and cached pictures]({path})
+"""

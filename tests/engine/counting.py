@@ -1,0 +1,65 @@
+"""Counts the blocks that really ran, from outside the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+INSIDE = ("attn", "attn1", "attention", "inner")
+"""A child that every block calls exactly once: a hook on the block itself does not fire when it is skipped."""
+
+
+class Executed:
+    """The blocks that ran, in order, as ``(path of the list, number)``."""
+
+    def __init__(self) -> None:
+        self.blocks: list[tuple[str, int]] = []
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def take(self) -> list[tuple[str, int]]:
+        """What has run since this was asked last."""
+        blocks, self.blocks = self.blocks, []
+        return blocks
+
+
+@contextmanager
+def executed(*transformers: nn.Module) -> Iterator[Executed]:
+    """Count the blocks of ``transformers`` that run within."""
+    seen = Executed()
+    hooks = [hook for transformer in transformers for hook in _watch(transformer, seen)]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def block_lists(transformer: nn.Module) -> dict[str, list[nn.Module]]:
+    """The lists of repeated blocks, found by what is in them and not by a card."""
+    return {
+        path: list(module)
+        for path, module in transformer.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) and _inside(module[0]) is not None
+        if "refiner" not in path
+    }
+
+
+def _inside(block: nn.Module) -> nn.Module | None:
+    return next((getattr(block, name) for name in INSIDE if isinstance(getattr(block, name, None), nn.Module)), None)
+
+
+def _watch(transformer: nn.Module, seen: Executed) -> Iterator[Any]:
+    for path, blocks in block_lists(transformer).items():
+        for number, block in enumerate(blocks):
+            inside = _inside(block)
+            assert inside is not None
+
+            def note(*_: object, place: tuple[str, int] = (path, number)) -> None:
+                seen.blocks.append(place)
+
+            yield inside.register_forward_pre_hook(note)
