@@ -178,9 +178,7 @@ def _report(result: OmniRequestOutput, paths: Iterator[Path], summary: bool, *, 
         path = next(paths)
         path.parent.mkdir(parents=True, exist_ok=True)
         _save(picture, path)
-        seconds = (
-            f"{result.timings['total']:.2f} s, of which transformer {result.timings['transformer']:.2f} s"
-        )
+        seconds = ", ".join(f"{part} {spent:.2f} s" for part, spent in result.timings.items())
         typer.echo(f"{path}: {seconds}" + (f"  {result.prompt}" if several else ""))
     if summary:
         typer.echo(str(result.cache_summary) if result.cache_summary is not None else "No cache was enabled.")

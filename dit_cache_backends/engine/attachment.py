@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable, Hashable
 from typing import Any
 
+import torch
 from torch import nn
 
 from dit_cache_backends.engine.call import Call
@@ -26,6 +27,8 @@ class Host(threading.local):
 
 class _Local(threading.local):
     call: Call | None = None
+    plain: bool = False
+    """Within a call of the transformer that runs as if no backend were enabled."""
     branch: str | None = None
 
 
@@ -69,16 +72,16 @@ class Attachment:
         self, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], grad: bool
     ) -> Any:
         """Stand in for a call of the transformer; ``run`` is its own ``__call__``."""
-        if self.local.call is not None:
+        if self.local.call is not None or self.local.plain:
             return run(*args, **kwargs)
         plain = "gradients are enabled" if grad else self._must_run(args, kwargs)
         if plain:
-            session = self._sessions.get(self._host.key)
-            session.started = True
-            session.summary.count(
-                "plain_call", f"{self.name}: {plain}, so the call ran as if no backend were enabled."
-            )
-            return run(*args, **kwargs)
+            self._event("plain_call", f"{plain}, so the call ran as if no backend were enabled.")
+            self.local.plain = True
+            try:
+                return run(*args, **kwargs)
+            finally:
+                self.local.plain = False
         session, step = self._begin(args, kwargs)
         call = Call(self.name, self._strategy, session, step, self._card.writes_in_place)
         self.local.call = call
@@ -110,13 +113,25 @@ class Attachment:
             self.local.call = None
         if step.last:
             session.release(self.name, step)
-            if session.key is not None and not session.slots:
-                self._sessions.end(session.key)
         return out
 
     def generation_over(self) -> None:
         """The host says that its generation has ended: forget what it left."""
-        self._sessions.get(self._host.key).drop()
+        self._sessions.drop(self._host.key)
+
+    def called_outside(self, site: Site) -> None:
+        """A block was called, but not by a call of its transformer that came through the wrapper."""
+        if site.index == 0 and not self.local.plain and not torch.is_grad_enabled():
+            self._event(
+                "called_outside",
+                "its blocks were called without the transformer being called (as by a module that torch.compile made "
+                "before the backend was enabled, or by another thread), and ran in full.",
+            )
+
+    def _event(self, kind: str, what: str) -> None:
+        session = self._sessions.get(self._host.key)
+        session.started = True
+        session.summary.count(kind, f"{self.name}: {what}")
 
     def _must_run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         for path, values in self._card.must_run:

@@ -176,7 +176,8 @@ def _blocks(transformer: nn.Module, blocks: BlockList, card: Card) -> list[nn.Mo
 
 
 def _positions(block: nn.Module, blocks: BlockList, label: str) -> tuple[tuple[int, str], ...]:
-    parameters = list(inspect.signature(type(block).forward).parameters)[1:]
+    model = getattr(block, "_orig_mod", block)  # what torch.compile(block) wraps
+    parameters = list(inspect.signature(type(model).forward).parameters)[1:]
     missing = [stream for stream in blocks.takes if stream not in parameters]
     if missing:
         raise CardError(

@@ -75,6 +75,8 @@ class Session:
         self.marks: dict[str, Mark] = {}
         self.summary = Summary()
         self.started = False
+        self.over = False
+        """Its last step has passed and nothing is held: kept for its summary only."""
         self._run: weakref.ReferenceType[object] | None = None
 
     def belongs_to(self, run: object | None) -> bool:
@@ -106,6 +108,7 @@ class Session:
         ``branch`` is the name given by the host; without one the number of the call in its step is the name.
         ``restarts(steps since the last start, restarts so far)`` says whether everything is forgotten at a new step.
         """
+        self.over = False
         mark = self.mark(transformer)
         if mark.first is None:
             mark.first = reading.index if reading.first is None else reading.first
@@ -148,6 +151,7 @@ class Session:
             done = key.transformer == transformer and key.branch == step.branch
             if done or slot.last_step < step.run_index - 1:
                 del self.slots[key]
+        self.over = not self.slots
 
     def tensors(self) -> Iterator[Tensor]:
         """Every tensor held in the slots (for measuring memory)."""
@@ -195,9 +199,18 @@ class Sessions:
         """Throw away what ``key`` remembers and start a fresh session."""
         with self._lock:
             self._close(key)
+            if len(self._live) >= self.KEPT_SUMMARIES:
+                for other in [other for other, session in self._live.items() if session.over]:
+                    self._close(other)
             self.latest = next(self._ticks)
             session = self._live[key] = Session(key, total)
             return session
+
+    def drop(self, key: Hashable) -> None:
+        """Forget the tensors of ``key``, if there are any; the session goes on."""
+        session = self._live.get(key)
+        if session is not None:
+            session.drop()
 
     def end(self, key: Hashable) -> None:
         """Drop the session of ``key``; its summary is kept for a while."""

@@ -17,8 +17,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from dit_cache_backends.engine import attachment as _attachment
+from dit_cache_backends.engine import call, clock, gates, plan, predictors, sessions
 from dit_cache_backends.engine.attachment import Attachment
 from dit_cache_backends.engine.plan import Site
+from dit_cache_backends.engine.untraced import untraced, untraced_module
 from dit_cache_backends.errors import AlreadyEnabledError
 
 _sites: "weakref.WeakKeyDictionary[nn.Module, tuple[Attachment, Site]]" = weakref.WeakKeyDictionary()
@@ -26,6 +29,9 @@ _attached: "weakref.WeakKeyDictionary[nn.Module, Attachment]" = weakref.WeakKeyD
 _block_classes: "weakref.WeakKeyDictionary[type, type]" = weakref.WeakKeyDictionary()
 _transformer_classes: "weakref.WeakKeyDictionary[type, type]" = weakref.WeakKeyDictionary()
 _lock = threading.RLock()
+
+for _module in (_attachment, call, clock, gates, plan, predictors, sessions):
+    untraced_module(_module)
 
 
 def attach(attachment: Attachment, transformer: nn.Module) -> None:
@@ -117,12 +123,17 @@ def _plain_reduce(reduced: Any, wrapped: type, base: type) -> Any:
 
 def _block_members(base: Any) -> type:
     class Wrapped(base):  # type: ignore[misc]
+        @untraced
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
             found = _sites.get(self)
-            call = None if found is None else found[0].local.call
-            if call is None:
+            if found is None:
                 return super().__call__(*args, **kwargs)
-            return call.block(found[1], self, super().__call__, args, kwargs)  # type: ignore[index]
+            attachment, site = found
+            call = attachment.local.call
+            if call is None:
+                attachment.called_outside(site)
+                return super().__call__(*args, **kwargs)
+            return call.block(site, self, super().__call__, args, kwargs)
 
         def __reduce_ex__(self, protocol: Any) -> Any:
             return _plain_reduce(super().__reduce_ex__(protocol), Wrapped, base)
@@ -132,6 +143,7 @@ def _block_members(base: Any) -> type:
 
 def _transformer_members(base: Any) -> type:
     class Wrapped(base):  # type: ignore[misc]
+        @untraced
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
             attachment = _attached.get(self)
             if attachment is None:

@@ -164,7 +164,7 @@ class Omni:
                 prompt=prompt,
                 images=images,
                 final_output_type=kind,
-                timings={"total": total, "transformer": watch.seconds},
+                timings={"total": total} | ({"transformer": watch.seconds} if watch.calls else {}),
                 cache_summary=summary,
             )
 

@@ -66,7 +66,7 @@ class OmniRequestOutput:
     """The pictures as the pipeline gave them; for a video pipeline its videos, each a list of frames."""
     final_output_type: str = "image"
     timings: dict[str, float] = field(default_factory=dict)
-    """Seconds: ``total`` for the whole call, ``transformer`` for the part spent in the transformers."""
+    """Seconds: ``total`` for the whole call; ``transformer``, where it can be told, for the part spent in them."""
     cache_summary: Summary | None = None
     finished: bool = True
     stage_id: int = 0

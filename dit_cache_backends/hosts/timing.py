@@ -23,7 +23,10 @@ class Stopwatch:
 
 @contextmanager
 def transformer_seconds(modules: Iterable[nn.Module]) -> Iterator[Stopwatch]:
-    """Time the forwards of ``modules`` within the block. On a GPU each forward is waited for."""
+    """Time the forwards of ``modules`` within the block. On a GPU each forward is waited for.
+
+    A module compiled in place (``module.compile()``) is left out: hooks would be compiled with it, anew each time.
+    """
     watch = Stopwatch()
     began: list[float] = []
 
@@ -38,6 +41,8 @@ def transformer_seconds(modules: Iterable[nn.Module]) -> Iterator[Stopwatch]:
 
     with ExitStack() as hooks:
         for module in modules:
+            if getattr(module, "_compiled_call_impl", None) is not None:
+                continue
             hooks.callback(module.register_forward_pre_hook(begin).remove)
             # Also after an exception, else the next forward would be counted from the failed one's beginning.
             hooks.callback(module.register_forward_hook(end, always_call=True).remove)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dit_cache_backends import demo
-from dit_cache_backends.demo import adherence, evaluate, flow, text
+from dit_cache_backends.demo import adherence, evaluate, flow
 
 
 @pytest.fixture(scope="module")
@@ -110,11 +110,12 @@ def test_one_seed_is_one_picture_and_a_batch_paints_what_single_calls_paint(pipe
     assert torch.allclose(together[1], alone[0], atol=1e-3)
 
 
-def test_the_size_of_the_picture_is_the_pipeline_s_default(pipeline):
-    output = pipeline(
-        "a large red circle on a blue background", num_inference_steps=1, max_sequence_length=text.TOKENS
-    )
-    assert output.images[0].size == (64, 64)
+def test_a_plain_call_with_the_pipeline_s_own_defaults_paints_what_paint_paints(pipeline):
+    prompt = demo.DEMO_PROMPTS[0]
+    call = {**pipeline.call_defaults, "num_inference_steps": 3}
+    picture = pipeline(prompt, generator=torch.Generator().manual_seed(9), **call).images[0]
+    assert picture.size == (64, 64)
+    assert picture.tobytes() == demo.paint(pipeline, [prompt], seed=9, num_inference_steps=3)[0].tobytes()
 
 
 def test_the_two_encoders_tell_sentences_apart(pipeline):
