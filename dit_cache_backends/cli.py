@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -42,6 +43,7 @@ def demo(
 ) -> None:
     """Draw with the shipped model, dense and cached, and compare time and picture."""
     with _readable_errors():
+        _quiet()
         from dit_cache_backends.demo.run import main
 
         main(prompts or (), num_inference_steps, seed, output, full, report)
@@ -94,8 +96,11 @@ def generate(
     with _readable_errors():
         from dit_cache_backends.config import named_backend
         from dit_cache_backends.hosts.omni import Omni, OmniDiffusionSamplingParams
+        from dit_cache_backends.registry import get_cache_backend
 
-        backend = cache_backend or named_backend(cache_config)
+        # A mistake here is told before diffusers is even imported.
+        backend = get_cache_backend(cache_backend or named_backend(cache_config), cache_config)
+        _quiet()
         params = OmniDiffusionSamplingParams(
             height=height,
             width=width,
@@ -106,7 +111,7 @@ def generate(
             seed=seed,
             output_type="pil",
         )
-        with Omni(model, backend, cache_config, dtype=dtype, device=device) as omni:
+        with Omni(model, backend, dtype=dtype, device=device) as omni:
             results = omni.generate(prompts, params, py_generator=True, use_tqdm=sys.stderr.isatty())
             paths = iter(_paths(output))
             for result in results:
@@ -243,6 +248,20 @@ def _print_columns(rows: Sequence[Sequence[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _quiet() -> None:
+    """Leave the terminal to the command: no hints about optional packages, no bars for each file that is read.
+
+    Set variables win, and the hub's own bars for downloads stay.
+    """
+    for library in ("DIFFUSERS", "TRANSFORMERS"):
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
 
 
 @contextmanager

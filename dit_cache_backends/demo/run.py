@@ -148,6 +148,8 @@ def main(
     chosen = list(prompts) or (held_out_prompts(32) if full else list(DEMO_PROMPTS))
     settings = FULL if full else SHORT
     console = Console()
+    if not console.is_terminal:  # piped: as wide as the table
+        console = Console(width=120)
     columns = (TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("loading the model", total=len(chosen) * len(settings))

@@ -186,7 +186,8 @@ def _load(model: Any, dtype: torch.dtype | None, device: torch.device | str | No
         if model == "demo":
             from dit_cache_backends.demo import load_demo
 
-            return load_demo().to(device=device, dtype=dtype)
+            pipeline = load_demo(device=str(device))
+            return pipeline if pipeline.dtype == dtype else pipeline.to(dtype=dtype)
         from diffusers import DiffusionPipeline
 
         return DiffusionPipeline.from_pretrained(str(model), dtype=dtype).to(device)

@@ -150,11 +150,15 @@ class _Gate(Gate):
         return Decision(not difference < threshold, "difference", difference)
 
     def _mask(self, step: Step) -> tuple[int, ...] | None:
-        """The mask in force, one digit a step of the transformer."""
-        total = step.total or self._config.num_inference_steps
-        policy = self._config.policy
-        if self._explicit is not None or policy is None or total is None or not has_preset(total):
-            return self._explicit
+        """The mask in force, one digit a step of this transformer."""
+        explicit = self._explicit
+        if explicit is not None:
+            # With two experts a mask as long as the run is for the run; the second expert has its last part.
+            whole_run = len(explicit) == step.run_total != step.total
+            return explicit[step.run_index - step.index :] if whole_run else explicit
+        policy, total = self._config.policy, step.total or self._config.num_inference_steps
+        if policy is None or total is None or not has_preset(total):
+            return None
         if total not in self._presets:
             self._presets[total] = policy_mask(policy, total)
         return self._presets[total]
@@ -162,7 +166,11 @@ class _Gate(Gate):
     def _tell(self, step: Step, mask: tuple[int, ...] | None) -> None:
         """Say in the summary where the mask asked for is not the one in force."""
         where, total = self._place.transformer, step.total
-        if self._explicit is not None and total is not None and len(self._explicit) != total:
+        if (
+            self._explicit is not None
+            and total is not None
+            and len(self._explicit) not in (total, step.run_total)
+        ):
             self._place.report(
                 "mask_length",
                 f"{where}: the mask has {len(self._explicit)} steps and the run {total}; steps beyond the mask "

@@ -57,11 +57,6 @@ def run_told(
     return outputs
 
 
-def held(backend: SpanBackend) -> list[Tensor]:
-    """The tensors in the slots of all sessions."""
-    return [tensor for session in backend._sessions.live() for tensor in session.tensors()]
-
-
 def kinds(backend: SpanBackend) -> dict[str, int]:
     """The events of the present summary, with how often each happened."""
     found: dict[str, int] = {}
