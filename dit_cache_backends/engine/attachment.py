@@ -13,6 +13,7 @@ from dit_cache_backends.engine.call import Call
 from dit_cache_backends.engine.clock import Clock, CountedClock, Reading, Step, Timestep, ToldStep
 from dit_cache_backends.engine.plan import Site, Strategy, make_plans
 from dit_cache_backends.engine.sessions import Mark, Session, Sessions
+from dit_cache_backends.errors import CardError
 from dit_cache_backends.models.card import Card
 
 _TIMESTEP_NAMES = ("timestep", "timesteps", "t")
@@ -135,13 +136,26 @@ class Attachment:
 
     def _must_run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         for path, values in self._card.must_run:
-            name, *attributes = path.split(".")
+            name, *parts = path.split(".")
             value = self._argument(name, args, kwargs)
-            for attribute in attributes:
-                value = getattr(value, attribute, None)
+            if value is None and parts:
+                continue
+            value = self._follow(value, parts, path)
             if any(value is wanted or value == wanted for wanted in values):
                 return f"{path}={value!r} fills a store that later calls read"
         return ""
+
+    def _follow(self, value: Any, parts: list[str], path: str) -> Any:
+        part = ""
+        try:
+            for part in parts:
+                value = value[int(part)] if part.isdigit() else getattr(value, part)
+        except (AttributeError, IndexError, TypeError):
+            raise CardError(
+                f"The card of {self._card.transformer} says that {path} tells which calls must run, but there is no "
+                f"{part!r} in the {type(value).__name__}. Correct `must_run` in the card."
+            ) from None
+        return value
 
     def _argument(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if name in kwargs or name not in self._parameters:

@@ -20,9 +20,12 @@ ABSENT, SAME, SUM = "absent", "same", "sum"
 class Visit:
     """A span that was entered in this forward."""
 
-    __slots__ = ("called", "decision", "left", "probe", "result", "slot", "versions")
+    __slots__ = ("called", "copies", "decision", "entered", "left", "probe", "result", "slot", "versions")
 
-    def __init__(self, slot: Slot, probe: Probe, decision: Decision, result: Streams | None) -> None:
+    def __init__(
+        self, entered: Site, slot: Slot, probe: Probe, decision: Decision, result: Streams | None
+    ) -> None:
+        self.entered = entered
         self.slot = slot
         self.probe = probe
         self.decision = decision
@@ -31,7 +34,14 @@ class Visit:
         self.called = 0
         """The blocks that the model called, a bit each."""
         self.left = False
-        self.versions = _versions(probe.streams) if result is None else ()
+        self.versions: tuple[int, ...] = ()
+        self.copies: Streams = ()
+        if result is None and not entered.writes_known:
+            # Tensors made in inference mode keep no version counter: then compare what was in them, once.
+            if any(stream is not None and stream.is_inference() for stream in probe.streams):
+                self.copies = tuple(None if stream is None else stream.clone() for stream in probe.streams)
+            else:
+                self.versions = _versions(probe.streams)
 
 
 class StackState:
@@ -180,10 +190,10 @@ class Call:
         if decision.reason and decision.reason not in row.reason.split(", "):
             row.reason = f"{row.reason}, {decision.reason}" if row.reason else decision.reason
         if decision.run:
-            return Visit(slot, probe, decision, None)
+            return Visit(site, slot, probe, decision, None)
         result = self._predict(slot, streams)
         slot.gate.observe(step, probe, decision)
-        return Visit(slot, probe, decision, result)
+        return Visit(site, slot, probe, decision, result)
 
     def _decide(self, slot: Slot, probe: Probe, streams: Streams) -> Decision:
         if self._forced:
@@ -210,7 +220,9 @@ class Call:
 
     def _predict(self, slot: Slot, streams: Streams) -> Streams:
         result: list[Tensor | None] = []
-        for stream, kind, predictor in zip(streams, slot.kinds, slot.predictors, strict=True):
+        for stream, kind, predictor, dtype in zip(
+            streams, slot.kinds, slot.predictors, slot.dtypes, strict=True
+        ):
             if stream is None or kind is ABSENT:
                 result.append(None)
             elif kind is SAME or predictor is None:
@@ -219,7 +231,7 @@ class Call:
                 # A copy: the predictor may keep what it gave, and the model may write into what it gets.
                 result.append(predictor.predict(self._step).clone())
             else:
-                result.append(stream + predictor.predict(self._step))
+                result.append((stream + predictor.predict(self._step)).to(dtype))
         return tuple(result)
 
     def _leave(self, visit: Visit, site: Site, out: Any) -> None:
@@ -228,13 +240,14 @@ class Call:
         before, after = probe.streams, site.streams_from(out, probe.streams)
         probe.exit = after
         if not self._card_writes:
-            self._refuse_writes(visit, site, before, after)
+            self._refuse_writes(visit, site, before)
         if not step.last:
             found = signature(before)
             if found != slot.signature:
                 slot.signature = found
                 slot.predictors = tuple(self._strategy.predictor(stream) for stream in site.plan.streams)
             slot.called = visit.called
+            slot.dtypes = tuple(None if stream is None else stream.dtype for stream in after)
             slot.kinds = tuple(
                 self._observe(slot, site, number, before[number], after[number])
                 for number in range(len(before))
@@ -244,8 +257,13 @@ class Call:
     def _observe(
         self, slot: Slot, site: Site, number: int, before: Tensor | None, after: Tensor | None
     ) -> str:
-        if before is None or after is None:
+        if after is None:
             return ABSENT
+        if before is None:
+            raise CardError(
+                f"{site.label}: the stream {site.plan.streams[number].name!r} is None where it enters the span, and a "
+                "tensor where it leaves it, so that nothing can be added to it. The card names the wrong streams."
+            )
         if after is before:
             return SAME
         if after.shape != before.shape:
@@ -262,19 +280,23 @@ class Call:
             predictor.observe(self._step, after.clone() if predictor.of == "output" else after - before)
         return SUM
 
-    def _refuse_writes(self, visit: Visit, site: Site, before: Streams, after: Streams) -> None:
-        main = before[0]
-        shared = main is not None and after[0] is not None and main.data_ptr() == after[0].data_ptr()
-        if shared or (visit.versions and visit.versions != _versions(before)):
+    def _refuse_writes(self, visit: Visit, site: Site, before: Streams) -> None:
+        if visit.copies:
+            pairs = zip(before, visit.copies, strict=True)
+            wrote = any(now is not None and then is not None and not _same(now, then) for now, then in pairs)
+            visit.entered.writes_known = True
+        else:
+            wrote = visit.versions != _versions(before) if visit.versions else False
+        if wrote:
             raise CardError(
-                f"{site.label}: the blocks write into the tensors they are given, so that what they add cannot "
-                "be seen. "
-                f"Set `writes_in_place=True` in the card of this model."
+                f"{site.label}: the blocks write into the tensors they are given, so that what they add cannot be "
+                "seen. Set `writes_in_place=True` in the card of this model."
             )
 
 
 def _versions(streams: Streams) -> tuple[int, ...]:
-    # Tensors made in inference mode keep no version counter.
-    if any(stream is not None and stream.is_inference() for stream in streams):
-        return ()
-    return tuple(-1 if stream is None else stream._version for stream in streams)
+    return tuple(-1 if stream is None or stream.is_inference() else stream._version for stream in streams)
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return bool(((one == other) | (one != one)).all())  # NaN is not written, it was there

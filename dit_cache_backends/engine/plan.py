@@ -54,6 +54,8 @@ class Site:
     enters: bool = False
     exits: bool = False
     checked: bool = field(default=False)
+    writes_known: bool = field(default=False)
+    """It was seen that the blocks of the span that begins here do not write into their arguments."""
 
     def read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Streams:
         """The streams among the arguments of a call, given by position or by keyword."""

@@ -39,12 +39,13 @@ class SlotKey(NamedTuple):
 class Slot:
     """What is remembered of one span on one branch: its gate, its predictors, and what they were fed."""
 
-    __slots__ = ("called", "gate", "kinds", "last_step", "predictors", "signature")
+    __slots__ = ("called", "dtypes", "gate", "kinds", "last_step", "predictors", "signature")
 
     def __init__(self, gate: Gate) -> None:
         self.gate = gate
         self.predictors: tuple[Predictor | None, ...] = ()
         self.kinds: tuple[str, ...] = ()
+        self.dtypes: tuple[torch.dtype | None, ...] = ()
         self.signature: Signature | None = None
         self.called = 0
         self.last_step = 0

@@ -6,11 +6,13 @@ There is one subclass per class, never one per instance: torch.compile guards on
 anew. What an instance belongs to stands in a weak map, so that copies and pickles of it are plain.
 """
 
+import copyreg
 import threading
 import warnings
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -112,13 +114,20 @@ def _restore(module: nn.Module, known: "weakref.WeakKeyDictionary[type, type]") 
 
 
 def _plain_reduce(reduced: Any, wrapped: type, base: type) -> Any:
-    """Replace the wrapped class by its base in what ``__reduce_ex__`` gave."""
+    """Replace the wrapped class by its base in what ``__reduce_ex__`` gave, so that copies and pickles are plain."""
     if not isinstance(reduced, tuple):
         return reduced
     function, arguments, *rest = reduced
+    if getattr(function, "__name__", "") == "__newobj__" and arguments == (wrapped,):
+        # The pickler insists that __newobj__ is given the object's own class; this one makes the same.
+        return (copyreg._reconstructor, (base, object, None), *rest)  # type: ignore[attr-defined]
     if function is wrapped:
         function = base
     return (function, tuple(base if argument is wrapped else argument for argument in arguments), *rest)
+
+
+# Both call `base` by name and not by super(): whoever kept the bound method, as torch.compile does, may call it when
+# the instance is of its own class again.
 
 
 def _block_members(base: Any) -> type:
@@ -127,13 +136,13 @@ def _block_members(base: Any) -> type:
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
             found = _sites.get(self)
             if found is None:
-                return super().__call__(*args, **kwargs)
+                return base.__call__(self, *args, **kwargs)
             attachment, site = found
             call = attachment.local.call
             if call is None:
                 attachment.called_outside(site)
-                return super().__call__(*args, **kwargs)
-            return call.block(site, self, super().__call__, args, kwargs)
+                return base.__call__(self, *args, **kwargs)
+            return call.block(site, self, partial(base.__call__, self), args, kwargs)
 
         def __reduce_ex__(self, protocol: Any) -> Any:
             return _plain_reduce(super().__reduce_ex__(protocol), Wrapped, base)
@@ -147,8 +156,8 @@ def _transformer_members(base: Any) -> type:
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
             attachment = _attached.get(self)
             if attachment is None:
-                return super().__call__(*args, **kwargs)
-            return attachment.forward(super().__call__, args, kwargs, torch.is_grad_enabled())
+                return base.__call__(self, *args, **kwargs)
+            return attachment.forward(partial(base.__call__, self), args, kwargs, torch.is_grad_enabled())
 
         def __reduce_ex__(self, protocol: Any) -> Any:
             return _plain_reduce(super().__reduce_ex__(protocol), Wrapped, base)
@@ -160,12 +169,12 @@ def _transformer_members(base: Any) -> type:
             """As in the base class, and the name is noted as the branch of the calls within."""
             attachment = _attached.get(self)
             if attachment is None:
-                with super(Wrapped, self).cache_context(name, *args, **kwargs):
+                with base.cache_context(self, name, *args, **kwargs):
                     yield
                 return
             outer, attachment.local.branch = attachment.local.branch, name
             try:
-                with super(Wrapped, self).cache_context(name, *args, **kwargs):
+                with base.cache_context(self, name, *args, **kwargs):
                     yield
             finally:
                 attachment.local.branch = outer
@@ -178,7 +187,7 @@ def _transformer_members(base: Any) -> type:
             attachment = _attached.get(self)
             if attachment is not None:
                 attachment.generation_over()
-            return super(Wrapped, self)._reset_stateful_cache(*args, **kwargs)
+            return base._reset_stateful_cache(self, *args, **kwargs)
 
         Wrapped._reset_stateful_cache = _reset_stateful_cache
     return Wrapped

@@ -33,7 +33,7 @@ CARDS: tuple[Card, ...] = (
     Card(
         "GlmImageTransformer2DModel",
         (stack(_joint("transformer_blocks", (H, E))),),
-        must_run=(("kv_caches.mode", ("write",)),),
+        must_run=(("kv_caches.caches.0.mode", ("write",)),),
     ),
     Card(
         "HunyuanVideoTransformer3DModel",

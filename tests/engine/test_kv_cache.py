@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import torch
+from torch import Tensor, nn
 
 from ..tiny import TINY_TRANSFORMERS, build_transformer, transformer_inputs
 from .counting import executed
@@ -18,22 +18,26 @@ def make_cache() -> object:
     return make()
 
 
-def filled(cache: object) -> list[torch.Tensor]:
+def filled(cache: object) -> list[Tensor]:
     layers = cache.caches  # type: ignore[attr-defined]
-    return [tensor for layer in layers for tensor in (layer.k_cache, layer.v_cache) if tensor is not None]
+    return [tensor for layer in layers for tensor in (*layer.k_caches, *layer.v_caches)]
+
+
+def write(model: nn.Module, store: object) -> list[Tensor]:
+    return [
+        output(model, transformer_inputs(NAME, step=step, kv_cache=store, kv_mode="write")) for step in range(3)
+    ]
 
 
 def test_calls_that_write_the_store_always_run_in_full() -> None:
     model = build_transformer(NAME)
     expected = make_cache()
-    plain = [output(model, transformer_inputs(NAME, step=step, kv_cache=expected, kv_mode="write")) for step in range(3)]
+    plain = write(model, expected)
     backend = always()
     backend.enable(model)
     store = make_cache()
     with executed(model) as ran:
-        found = [
-            output(model, transformer_inputs(NAME, step=step, kv_cache=store, kv_mode="write")) for step in range(3)
-        ]
+        found = write(model, store)
     assert same(found, plain)
     assert len(ran) == 3 * 6
     assert len(filled(store)) == 12
