@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.tiny.weights import seeded
+
+# Two threads on two busy cores can be many times slower than one; also for who runs pytest by hand.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,8 @@ from dit_cache_backends.demo.scenes import draw, random_scene
 BATCH = 16
 # Steps, learning rate, weight of the KL, weight of the things over the ground.
 PHASES = ((700, 2e-3, 2e-3, 1.0), (500, 1.5e-3, 1e-4, 5.0))
-DECODER_STEPS = 1500
-DECODER_RATE = 1.5e-3
+# Steps, learning rate, and how far the things of its pictures wander: at last only as far as they are painted.
+DECODER_PHASES = ((1500, 1.5e-3, 1.0), (1200, 1e-3, 0.4))
 DECODER_NOISE = 0.2  # most; latents that the transformer makes are a little off, too
 
 
@@ -97,19 +97,28 @@ def _train(
     vae.eval().requires_grad_(False)
 
 
-def train_decoder(vae: Any, images: torch.Tensor, seed: int, device: str, log: Any = print) -> None:
-    """Goes on with the decoder alone, in place, on the frozen encoder's latents with a little noise on top."""
+def train_decoder(vae: Any, count: int, seed: int, device: str, log: Any = print) -> None:
+    """Goes on with the decoder alone, in place and phase by phase, each with `count` pictures of its own."""
+    for phase, (steps, rate, wander) in enumerate(DECODER_PHASES):
+        _, images = drawn(count, seed + phase, wander)
+        _train_decoder(vae, images, steps, rate, seed + 10 + phase, device, log)
+
+
+def _train_decoder(
+    vae: Any, images: torch.Tensor, steps: int, rate: float, seed: int, device: str, log: Any
+) -> None:
+    """Trains the decoder on the frozen encoder's latents with a little noise on top."""
     vae.to(device).eval().requires_grad_(False)
     latents = encode(vae, images, device)
     vae.to(memory_format=torch.channels_last)  # an eighth faster on a CPU
     parts = torch.nn.ModuleList([vae.decoder, vae.post_quant_conv]).train().requires_grad_(True)
-    optimizer = torch.optim.AdamW(parts.parameters(), lr=DECODER_RATE, weight_decay=1e-4, betas=(0.9, 0.99))
+    optimizer = torch.optim.AdamW(parts.parameters(), lr=rate, weight_decay=1e-4, betas=(0.9, 0.99))
     generator = torch.Generator().manual_seed(seed)
     began = time.perf_counter()
-    for step in range(DECODER_STEPS):
+    for step in range(steps):
         for group in optimizer.param_groups:
             warm = min(1.0, (step + 1) / 30)
-            group["lr"] = DECODER_RATE * warm * 0.5 * (1 + np.cos(np.pi * step / DECODER_STEPS))
+            group["lr"] = rate * warm * 0.5 * (1 + np.cos(np.pi * step / steps))
         chosen = torch.randint(len(images), (BATCH,), generator=generator)
         x = images[chosen].to(device).float() / 127.5 - 1
         strength = DECODER_NOISE * torch.rand(BATCH, 1, 1, 1, generator=generator)
@@ -120,9 +129,9 @@ def train_decoder(vae: Any, images: torch.Tensor, seed: int, device: str, log: A
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parts.parameters(), 1.0)
         optimizer.step()
-        if step % 50 == 0 or step == DECODER_STEPS - 1:
+        if step % 50 == 0 or step == steps - 1:
             seconds = time.perf_counter() - began
-            log(f"decoder step {step}/{DECODER_STEPS} L1 {error.abs().mean():.4f} {seconds:.0f} s")
+            log(f"decoder step {step}/{steps} L1 {error.abs().mean():.4f} {seconds:.0f} s")
     vae.eval().requires_grad_(False)
 
 

@@ -38,7 +38,7 @@ def write(
         "samples": scenes.SUPERSAMPLING,
         "pairs": scenes.PAIRS,
         "both": " and ".join(f"{phase[0]:,}" for phase in autoencoder.PHASES),
-        "decoder": autoencoder.DECODER_STEPS,
+        "decoder": sum(phase[0] for phase in autoencoder.DECODER_PHASES),
         "vae_batch": autoencoder.BATCH,
         "rates": ", then ".join(f"{n:,} steps from {rate:g}" for n, rate in phases),
         "warm_up": flow.WARM_UP,

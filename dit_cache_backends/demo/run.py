@@ -56,7 +56,7 @@ def compare(
 
     Args:
         pipeline: the demo's pipeline.
-        prompts: sentences of the demo's grammar (``dit_cache_backends.demo.scenes``).
+        prompts: what to draw; only sentences of the demo's grammar (``dit_cache_backends.demo.scenes``) are scored.
         settings: the rows; the first one is what the others are compared with.
         steps: denoising steps.
         seed: prompt number ``i`` starts from the noise of ``seed + i``.
@@ -69,6 +69,7 @@ def compare(
         pipeline, prompts[0], settings[0], 2, seed
     )  # the first call of a process pays for what others find ready
     for number, prompt in enumerate(prompts):
+        scored = _has_grammar(prompt)
         for result in results:
             advance(result.setting.label)
             output, blocks = _draw(pipeline, prompt, result.setting, steps, seed + number)
@@ -82,7 +83,8 @@ def compare(
             reference = results[0].pictures[-1]
             result.psnr.append(min(metrics.psnr(reference, picture), SAME_DB))
             result.ssim.append(metrics.ssim(reference, picture))
-            result.adherent.append(adherence.score(prompt, picture).total)
+            if scored:
+                result.adherent.append(adherence.score(prompt, picture).total)
     return results
 
 
@@ -96,6 +98,17 @@ def _draw(pipeline: Any, prompt: str, setting: Setting, steps: int, seed: int) -
         output = omni.generate(prompt, params, use_tqdm=False)[0]
     model = pipeline.transformer
     return output, steps * (len(model.transformer_blocks) + len(model.single_transformer_blocks))
+
+
+def _has_grammar(prompt: str) -> bool:
+    """Whether the demo's scenes know every word of the prompt, so that its pictures can be scored."""
+    from dit_cache_backends.demo import scenes
+
+    try:
+        scenes.parse(prompt)
+    except ValueError:
+        return False
+    return True
 
 
 HEADS = ("configuration", "seconds", "speed-up", "blocks run", "cached steps", "PSNR", "SSIM", "as asked")
@@ -115,7 +128,7 @@ def cells(result: Result, dense: Result, full: bool) -> tuple[str, ...]:
         f"{cached:.1f}".removesuffix(".0"),
         "-" if same else f"{statistics.mean(result.psnr):.1f} ({min(result.psnr):.1f})",
         "-" if same else f"{statistics.mean(result.ssim):.4f}",
-        f"{statistics.mean(result.adherent):.0%}",
+        f"{statistics.mean(result.adherent):.0%}" if result.adherent else "-",
     )
 
 

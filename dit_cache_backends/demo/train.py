@@ -38,8 +38,7 @@ def decoder_stage(out: Path, vae: Any, device: str) -> Any:
     """The same autoencoder with its decoder trained further; read back where `out` has it."""
     kept = out / "decoder.pt"
     if not kept.exists():
-        _, images = autoencoder.drawn(DECODER_SCENES, SEED, wander=1.0)
-        autoencoder.train_decoder(vae, images, SEED + 10, device, log)
+        autoencoder.train_decoder(vae, DECODER_SCENES, SEED, device, log)
         torch.save(_rounded(vae), kept)
     vae.load_state_dict(torch.load(kept, weights_only=True))
     return vae.cpu().eval().requires_grad_(False)

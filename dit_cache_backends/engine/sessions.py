@@ -147,12 +147,14 @@ class Session:
 
         What remains are the branches that may still be called in this step.
         """
-        self.mark(transformer).first_timestep = self.mark(transformer).last_timestep = None
         for key, slot in list(self.slots.items()):
             done = key.transformer == transformer and key.branch == step.branch
             if done or slot.last_step < step.run_index - 1:
                 del self.slots[key]
         self.over = not self.slots
+        for name, mark in self.marks.items():
+            if name == transformer or self.over:
+                mark.first_timestep = mark.last_timestep = None
 
     def tensors(self) -> Iterator[Tensor]:
         """Every tensor held in the slots (for measuring memory)."""

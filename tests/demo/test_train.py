@@ -12,7 +12,7 @@ def test_the_whole_recipe_runs_from_nothing_and_goes_on_where_it_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setattr(autoencoder, "PHASES", ((2, 1e-3, 1e-3, 1.0), (2, 1e-3, 1e-4, 5.0)))
-    monkeypatch.setattr(autoencoder, "DECODER_STEPS", 2)
+    monkeypatch.setattr(autoencoder, "DECODER_PHASES", ((2, 1e-3, 1.0), (1, 1e-3, 0.4)))
     for name in ("SCENES", "AUTOENCODER_SCENES", "DECODER_SCENES"):
         monkeypatch.setattr(train, name, 64)
     monkeypatch.setattr(flow, "BATCH", 4)
