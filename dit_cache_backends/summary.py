@@ -90,11 +90,14 @@ class Summary:
         return list(dict.fromkeys((row.transformer, row.branch, row.stack) for row in self.rows))
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain data, fit for JSON."""
+        """Everything as plain data, fit for JSON; a difference that is not finite is None there."""
         return {
             "blocks_run": self.blocks_run,
             "blocks_skipped": self.blocks_skipped,
-            "rows": [asdict(row) for row in self.rows],
+            "rows": [
+                asdict(row) | {"differences": [d if math.isfinite(d) else None for d in row.differences]}
+                for row in self.rows
+            ],
             "events": [asdict(event) for event in self.events],
         }
 

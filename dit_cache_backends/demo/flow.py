@@ -15,7 +15,7 @@ BATCH = 32
 EMPTY = 0.1  # share of sentences left empty, so that true_cfg_scale has something to guide away from
 WARM_UP = 200  # steps
 EMA = 0.998
-PHASES: tuple[tuple[int, float], ...] = ((5000, 1e-3),)  # steps and highest learning rate, each one cosine
+PHASES: tuple[tuple[int, float], ...] = ((5000, 1e-3), (1400, 4e-4))  # steps and highest learning rate, each one cosine
 
 
 def learning_rate(step: int, phases: tuple[tuple[int, float], ...]) -> float:

@@ -92,21 +92,19 @@ class Call:
             state = self._states[plan.number] = StackState(plan, row)
         elif site.index == 0:
             self._pass_again(state)
-        number = site.span
-        if number is None:
+        if not site.checked:
+            site.check_streams(site.read(args, kwargs))
+        visit = None
+        if site.span is None:
             if state.entry is None:
                 state.entry = self._keep(site.read(args, kwargs))
-            out = run(*args, **kwargs)
-            if not site.checked:
-                site.check(out, site.read(args, kwargs))
-            state.row.blocks_run += 1
-            return out
-        visit = state.visits[number]
-        if site.enters and visit is None:
-            streams = site.read(args, kwargs)
-            if state.entry is None:
-                state.entry = self._keep(streams)
-            visit = state.visits[number] = self._enter(state, site, module, streams, args, kwargs)
+        else:
+            visit = state.visits[site.span]
+            if site.enters and visit is None:
+                streams = site.read(args, kwargs)
+                if state.entry is None:
+                    state.entry = self._keep(streams)
+                visit = state.visits[site.span] = self._enter(state, site, module, streams, args, kwargs)
         if visit is not None:
             visit.called |= 1 << site.index
             if visit.result is not None:
@@ -117,7 +115,7 @@ class Call:
                 return site.give(site.read(args, kwargs))
         out = run(*args, **kwargs)
         if not site.checked:
-            site.check(out, site.read(args, kwargs))
+            site.check_form(out)
         state.row.blocks_run += 1
         if site.exits and visit is not None:
             self._leave(visit, site, out)

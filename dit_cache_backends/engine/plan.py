@@ -81,19 +81,25 @@ class Site:
             after[number] = item
         return tuple(after)
 
-    def check(self, out: Any, streams: Streams) -> None:
-        """Compare the first real call with the card.
+    def check_streams(self, streams: Streams) -> None:
+        """Compare the arguments of the first real call with the card.
 
         Raises:
-            CardError: if the block returns another form, or a stream is no tensor.
+            CardError: if a stream is neither a tensor nor None, or the main one is None.
         """
-        names = [stream.name for stream in self.plan.streams]
-        if not isinstance(streams[0], Tensor):
-            raise CardError(
-                f"{self.label} was called with {type(streams[0]).__name__} for its main stream {names[0]!r}; "
-                "the card says "
-                f"that a tensor comes in there. Correct `takes` in the card."
-            )
+        for stream, value in zip(self.plan.streams, streams, strict=True):
+            if not isinstance(value, Tensor) and (stream.main or value is not None):
+                raise CardError(
+                    f"{self.label} was called with {type(value).__name__} for its stream {stream.name!r}; the card "
+                    "says that a tensor comes in there. Correct `takes` in the card."
+                )
+
+    def check_form(self, out: Any) -> None:
+        """Compare what the first real call returned with the card.
+
+        Raises:
+            CardError: if the block returns another form.
+        """
         expected = "a tensor" if self.bare else f"a tuple of {len(self.order)}"
         if self.bare:  # noqa: SIM108 (two forms, two cases)
             fits = isinstance(out, Tensor)

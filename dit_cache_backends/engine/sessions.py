@@ -4,7 +4,7 @@ import itertools
 import threading
 import weakref
 from collections import Counter, deque
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -141,6 +141,9 @@ class Session:
         """Forget the slots of one transformer, or of all; their tensors go with them."""
         for key in [key for key in self.slots if transformer in (None, key.transformer)]:
             del self.slots[key]
+        if transformer is None:
+            self.over = True
+            self._forget_timesteps(self.marks)
 
     def release(self, transformer: str, step: Step) -> None:
         """After a call of the last step: forget this branch, and every slot that was not used in the step before.
@@ -152,9 +155,11 @@ class Session:
             if done or slot.last_step < step.run_index - 1:
                 del self.slots[key]
         self.over = not self.slots
-        for name, mark in self.marks.items():
-            if name == transformer or self.over:
-                mark.first_timestep = mark.last_timestep = None
+        self._forget_timesteps(self.marks if self.over else (transformer,))
+
+    def _forget_timesteps(self, transformers: Iterable[str]) -> None:
+        for transformer in transformers:
+            self.marks[transformer].first_timestep = self.marks[transformer].last_timestep = None
 
     def tensors(self) -> Iterator[Tensor]:
         """Every tensor held in the slots (for measuring memory)."""

@@ -98,13 +98,10 @@ class CacheDiTConfig:
 
     def __post_init__(self) -> None:
         problems = [problem for problem in (self._mask_problem(), self._bins_problem()) if problem]
-        other = [
-            name
-            for name in ("scm_compute_bins", "scm_steps_mask_policy")
-            if getattr(self, name) not in (None, "none")
-        ]
-        if other and self.steps_computation_mask not in (None, "none"):
-            problems.append(f"steps_computation_mask and {other[0]} both give a mask; give one of them")
+        names = ("steps_computation_mask", "scm_compute_bins", "scm_steps_mask_policy")
+        given = [name for name in names if getattr(self, name) not in (None, "none")]
+        if len(given) > 1:
+            problems.append(f"{' and '.join(given)} each give a mask; give one of them")
         if problems:
             raise ConfigError("; ".join(problems), problems)
 
@@ -148,6 +145,8 @@ class CacheDiTConfig:
 
     def _bins_problem(self) -> str | None:
         compute, cache = self.scm_compute_bins, self.scm_cache_bins
+        if compute == [] or cache == []:
+            return "scm_compute_bins and scm_cache_bins: expected lengths of runs of steps, got an empty list"
         if (compute is None) != (cache is None):
             return "scm_compute_bins and scm_cache_bins go together; give both or neither"
         if (

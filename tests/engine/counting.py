@@ -50,7 +50,9 @@ def block_lists(transformer: nn.Module) -> dict[str, list[nn.Module]]:
 
 
 def _inside(block: nn.Module) -> nn.Module | None:
-    return next((getattr(block, name) for name in INSIDE if isinstance(getattr(block, name, None), nn.Module)), None)
+    return next(
+        (getattr(block, name) for name in INSIDE if isinstance(getattr(block, name, None), nn.Module)), None
+    )
 
 
 def _watch(transformer: nn.Module, seen: Executed) -> Iterator[Any]:

@@ -39,9 +39,7 @@ def test_steps_are_counted_from_the_timestep_argument(name: str, refresh: bool) 
             backend.refresh(model, len(run))
         assert same(run_plain(model, run), expected)
         total = len(run) if refresh else None
-        assert set(map(tuple, places(backend).values())) == {
-            tuple((step, total) for step in range(len(run)))
-        }
+        assert set(map(tuple, places(backend).values())) == {tuple((step, total) for step in range(len(run)))}
         assert not refresh or not backend.held_tensors()
 
 

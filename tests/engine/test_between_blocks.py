@@ -95,7 +95,12 @@ def test_a_controlnet_pipeline_whose_input_stands_still_gives_the_plain_outputs(
     transformer = tiny.pipe.transformer
 
     def freeze(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        for name in ("hidden_states", "timestep", "controlnet_block_samples", "controlnet_single_block_samples"):
+        for name in (
+            "hidden_states",
+            "timestep",
+            "controlnet_block_samples",
+            "controlnet_single_block_samples",
+        ):
             frozen.setdefault(name, kwargs[name])
         return args, kwargs | frozen
 

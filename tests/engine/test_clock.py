@@ -61,7 +61,9 @@ def test_a_second_run_begins_with_full_steps_and_repeats_the_first_bit_for_bit(n
     per_call = sum(tiny.spec.stacks.values())
     assert per_call < len(blocks) < 5 * per_call * len(tiny.spec.branches)
     assert blocks[:per_call] == [
-        (path, number) for path in dict.fromkeys(p for p, _ in blocks) for number in range(depth_of(tiny, path))
+        (path, number)
+        for path in dict.fromkeys(p for p, _ in blocks)
+        for number in range(depth_of(tiny, path))
     ]
     assert backend.summary().blocks_skipped
 
@@ -182,9 +184,7 @@ def test_a_run_from_an_image_counts_only_the_steps_it_makes(
         found.append(out[0])
         rows = [(row.step, row.total, bool(row.blocks_skipped)) for row in backend.summary().rows]
         calls = len(rows) // evaluations
-        assert rows == [
-            (step, evaluations, step > 0) for step in range(evaluations) for _ in range(calls)
-        ]
+        assert rows == [(step, evaluations, step > 0) for step in range(evaluations) for _ in range(calls)]
     assert torch.equal(*found)
 
 

@@ -146,9 +146,15 @@ def test_an_enabled_model_is_saved_as_itself(tmp_path: Path) -> None:
 
 def test_an_enabled_model_is_still_an_instance_of_its_class_under_its_name() -> None:
     model = build_transformer("flux")
-    names = [(type(module).__name__, type(module).__qualname__, type(module).__module__) for module in modules_of(model)]
+    names = [
+        (type(module).__name__, type(module).__qualname__, type(module).__module__)
+        for module in modules_of(model)
+    ]
     classes = [type(module) for module in modules_of(model)]
     always().enable(model)
-    after = [(type(module).__name__, type(module).__qualname__, type(module).__module__) for module in modules_of(model)]
+    after = [
+        (type(module).__name__, type(module).__qualname__, type(module).__module__)
+        for module in modules_of(model)
+    ]
     assert after == names
     assert all(isinstance(module, cls) for module, cls in zip(modules_of(model), classes, strict=True))

@@ -25,7 +25,8 @@ def filled(cache: object) -> list[Tensor]:
 
 def write(model: nn.Module, store: object) -> list[Tensor]:
     return [
-        output(model, transformer_inputs(NAME, step=step, kv_cache=store, kv_mode="write")) for step in range(3)
+        output(model, transformer_inputs(NAME, step=step, kv_cache=store, kv_mode="write"))
+        for step in range(3)
     ]
 
 

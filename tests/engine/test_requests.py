@@ -62,7 +62,9 @@ def test_interleaved_requests_are_as_alone(make: Callable[[], SpanBackend], name
     assert all(same(found[key], expected[key]) for key in LENGTHS)
     assert not backend.held_tensors()
     for key, steps in LENGTHS.items():
-        steps_of_rows = [row.step for row in backend.summary(key).rows if row.stack == backend.summary(key).rows[0].stack]
+        steps_of_rows = [
+            row.step for row in backend.summary(key).rows if row.stack == backend.summary(key).rows[0].stack
+        ]
         assert steps_of_rows == list(range(steps))
 
 
@@ -247,7 +249,9 @@ def test_requests_in_threads_share_one_transformer() -> None:
         with backend.session(key):
             return run_told(backend, model, inputs("flux", LENGTHS[key], seed=seed), "cond")
 
-    found = in_threads({key: lambda key=key, seed=seed: request(key, seed) for seed, key in enumerate(LENGTHS)})  # type: ignore[misc]
+    found = in_threads(
+        {key: lambda key=key, seed=seed: request(key, seed) for seed, key in enumerate(LENGTHS)}
+    )  # type: ignore[misc]
     assert all(same(found[key], expected[key]) for key in LENGTHS)
 
 

@@ -106,20 +106,17 @@ def test_a_stack_that_runs_twice_in_one_forward_keeps_its_passes_apart(layout: s
     check(Toy(*[adds] * 4, passes=2), ONE, layout, image())
 
 
-@pytest.mark.xfail(strict=True, reason="B12: a pass-through block is taken for one that writes in place")
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_a_block_may_hand_its_input_on_untouched(mode: Any) -> None:
     with mode():
         check(Toy(adds, passes_on, adds, adds), ONE, "one block each", image())
 
 
-@pytest.mark.xfail(strict=True, reason="B13: None is handed out on a skip")
 def test_a_stream_that_begins_within_a_span_is_kept_or_refused() -> None:
     with suppress(CardError):
         check(Toy(*[makes_a_text] * 4), BOTH, "whole", image(), None)
 
 
-@pytest.mark.xfail(strict=True, reason="B14: the dtype at the entry wins")
 def test_a_skip_keeps_the_dtype_that_the_last_block_gives() -> None:
     model = Toy(adds, adds, adds, halves_the_precision)
     backend = always("whole")

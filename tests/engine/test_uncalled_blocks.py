@@ -56,7 +56,9 @@ def test_a_forward_that_calls_other_blocks_than_the_stored_one_is_made_again_in_
 @pytest.mark.parametrize("layout", ["whole", "all but the first"])
 def test_layers_that_change_from_step_to_step_never_get_a_residual_of_other_blocks(layout: str) -> None:
     model = build_transformer("sd3")
-    run = calls([None, [FIRST], None, [MIDDLE], [MIDDLE], [LAST], [FIRST, LAST], None, [LAST], [MIDDLE], None])
+    run = calls(
+        [None, [FIRST], None, [MIDDLE], [MIDDLE], [LAST], [FIRST, LAST], None, [LAST], [MIDDLE], None]
+    )
     plain = run_plain(model, run)
     backend = always(layout)
     backend.enable(model)
@@ -113,5 +115,7 @@ def test_a_block_that_was_exchanged_after_enabling_still_gives_the_right_output(
         blocks[index] = build_transformer("sd3").transformer_blocks[index - 1 if index == MIDDLE else index]  # type: ignore[index]
         other = [output(model, arguments)] * 3
         found = run_told(backend, model, [arguments] * 3)
-        assert max(relative(one, expected) for one, expected in zip(found, other, strict=True)) <= STILL, index
+        assert max(relative(one, expected) for one, expected in zip(found, other, strict=True)) <= STILL, (
+            index
+        )
         backend.disable()

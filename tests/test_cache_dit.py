@@ -1,0 +1,316 @@
+"""The options of `cache_dit`: masks, what is refused, and each decision against the rule written down apart."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dit_cache_backends import ConfigError, enable_cache, get_cache_backend
+from dit_cache_backends.strategies.scm import POLICIES, policy_mask
+
+from .engine.counting import executed
+from .engine.runs import kinds
+from .engine.toys import ONE, Toy, adds, image
+from .tiny import build, build_transformer
+
+MASKS: dict[str, dict[str, str]] = json.loads((Path(__file__).parent / "data/scm_masks.json").read_text())[
+    "masks"
+]
+DEPTH = 4
+
+
+@pytest.fixture(autouse=True)
+def _as_in_a_run() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.no_grad():
+        yield
+    torch.set_num_threads(threads)
+
+
+def picture(step: int, speed: float = 0.05, jump: int | None = None) -> Tensor:
+    """A drifting input that jumps once."""
+    far = 0.0 if jump is None or step < jump else 3.0
+    return image() + (speed * step + far) * image(seed=5)
+
+
+def run(steps: int, speed: float = 0.05, jump: int | None = None, **options: Any) -> Any:
+    """A run on a toy of four blocks; the backend, and its `ran`: the numbers of the blocks of each step."""
+    model = Toy(*[adds] * DEPTH)
+    backend: Any = enable_cache(model, "cache_dit", card=ONE, **options)
+    backend.refresh(model, steps)
+    backend.ran = []
+    with executed(model) as ran:
+        for step in range(steps):
+            with backend.step(step, steps):
+                model(picture(step, speed, jump))
+            backend.ran.append([number for _, number in ran.take()])
+    return backend
+
+
+def cached(backend: Any) -> list[int]:
+    """Steps in which blocks were missing, as counted from outside; the summary has to say the same."""
+    steps = [step for step, blocks in enumerate(backend.ran) if len(blocks) < DEPTH]
+    assert backend.summary().cached_steps() == steps
+    return steps
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_masks_are_those_of_cache_dit_for_every_number_of_steps(policy: str) -> None:
+    assert len(MASKS) > 190
+    for steps, masks in MASKS.items():
+        assert "".join(map(str, policy_mask(policy, int(steps)))) == masks[policy], steps
+
+
+@pytest.mark.parametrize("steps", [4, 6, 8, 9, 10, 15, 16, 20, 28, 31, 50])
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("by", ["scm_steps_mask_policy", "steps_computation_mask"])
+def test_a_static_mask_is_followed_step_by_step(policy: str, steps: int, by: str) -> None:
+    backend = run(steps, **{by: policy, "scm_steps_policy": "static"})
+    assert cached(backend) == [step for step, digit in enumerate(MASKS[str(steps)][policy]) if digit == "0"]
+    assert kinds(backend) == {}
+
+
+@pytest.mark.parametrize("steps", [8, 28])
+def test_the_mask_of_a_pipeline_is_cut_for_the_steps_its_scheduler_makes(steps: int) -> None:
+    tiny = build("sd3")
+    backend: Any = enable_cache(
+        tiny.pipe, "cache_dit", scm_steps_mask_policy="ultra", steps_computation_policy="static"
+    )
+    tiny.run(steps)
+    expected = [step for step, digit in enumerate(MASKS[str(steps)]["ultra"]) if digit == "0"]
+    assert backend.summary().cached_steps() == expected
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 7])
+def test_a_number_of_steps_without_a_preset_switches_the_mask_off_and_says_so(steps: int) -> None:
+    backend = run(steps, scm_steps_mask_policy="ultra", scm_steps_policy="static", max_warmup_steps=2)
+    without = run(steps, max_warmup_steps=2)
+    assert cached(backend) == cached(without)
+    assert kinds(backend)["mask_off"] == 1
+    assert str(steps) in next(event.detail for event in backend.summary().events if event.kind == "mask_off")
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 6, 9])
+@pytest.mark.parametrize("policy", ["static", "dynamic"])
+def test_a_mask_of_another_length_never_breaks_a_run(policy: str, steps: int) -> None:
+    backend = run(
+        steps, steps_computation_mask="1010", steps_computation_policy=policy, residual_diff_threshold=2.0
+    )
+    assert cached(backend) == [step for step in (1, 3) if step < steps]
+    assert kinds(backend).get("mask_length", 0) == (steps != 4)
+    reasons = {row.step: row.reason for row in backend.summary().rows}
+    assert all(reasons[step] == "beyond the mask" for step in range(4, steps))
+
+
+@pytest.mark.parametrize("mask", ["0000", "0101", [0, 0, 1, 0]])
+@pytest.mark.parametrize("policy", ["static", "dynamic"])
+def test_a_mask_that_starts_with_0_computes_the_first_step_all_the_same(mask: Any, policy: str) -> None:
+    backend = run(
+        4, steps_computation_mask=mask, steps_computation_policy=policy, residual_diff_threshold=2.0
+    )
+    expected = [step for step, digit in enumerate(mask) if int(digit) == 0 and step > 0]
+    assert cached(backend) == expected
+
+
+def test_bins_are_a_mask_too() -> None:
+    backend = run(8, scm_compute_bins=[2, 1, 1], scm_cache_bins=[2, 2], scm_steps_policy="static")
+    assert cached(backend) == [2, 3, 5, 6]
+
+
+def test_a_dynamic_mask_lets_the_difference_decide_at_its_zeros() -> None:
+    options: dict[str, Any] = {"steps_computation_mask": "1000000", "residual_diff_threshold": 0.5}
+    assert cached(run(7, jump=4, max_continuous_cached_steps=-1, **options)) == [1, 2, 3, 5, 6]
+    static = run(7, jump=4, steps_computation_policy="static", max_continuous_cached_steps=1, **options)
+    assert cached(static) == [1, 2, 3, 4, 5, 6]
+    assert static.summary().diffs() == {}
+
+
+LAID_OUT: list[tuple[dict[str, int], list[int]]] = [
+    ({}, [0]),
+    ({"Fn_compute_blocks": 2}, [0, 1]),
+    ({"Bn_compute_blocks": 2}, [0, 2, 3]),
+    ({"Fn_compute_blocks": 2, "Bn_compute_blocks": 1}, [0, 1, 3]),
+    ({"Fn_compute_blocks": 3}, [0, 1, 2]),
+]
+
+
+@pytest.mark.parametrize(("options", "blocks"), LAID_OUT)
+def test_the_first_and_the_last_blocks_always_run(options: dict[str, Any], blocks: list[int]) -> None:
+    backend = run(5, residual_diff_threshold=2.0, max_warmup_steps=1, **options)
+    assert backend.ran[:4] == [[0, 1, 2, 3], blocks, blocks, blocks]
+
+
+@pytest.mark.parametrize(
+    ("fn", "bn", "name"),
+    [(4, 0, "toy"), (1, 3, "toy"), (9, 9, "toy"), (1, 2, "hunyuan_video"), (3, 0, "flux2")],
+)
+def test_blocks_that_leave_nothing_to_skip_are_refused_with_the_range(fn: int, bn: int, name: str) -> None:
+    model = Toy(*[adds] * DEPTH) if name == "toy" else build_transformer(name)
+    cls = type(model)
+    backend: Any = get_cache_backend("cache_dit", {"Fn_compute_blocks": fn, "Bn_compute_blocks": bn})
+    with pytest.raises(ConfigError) as caught:
+        backend.enable(model, card=ONE if name == "toy" else None)
+    depth = 4 if name == "toy" else 3
+    assert f"at most {depth - 1}" in str(caught.value)
+    assert f"stack '{'blocks' if name == 'toy' else 'transformer_blocks'}' of {depth} blocks" in str(
+        caught.value
+    )
+    assert type(model) is cls
+    assert not backend.is_enabled()
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"residual_dif_threshold": 0.1}, "'residual_dif_threshold'.*Did you mean 'residual_diff_threshold'"),
+    ({"fn_compute_block": 2}, "Did you mean 'Fn_compute_blocks'"),
+    ({"residual_diff_threshold": "0.1"}, "residual_diff_threshold: expected a number"),
+    ({"residual_diff_threshold": float("nan")}, "expected a number"),
+    ({"residual_diff_threshold": None}, "expected a number"),
+    ({"Fn_compute_blocks": 0}, "at least 1"),
+    ({"Fn_compute_blocks": 1.5}, "whole number"),
+    ({"Bn_compute_blocks": -1}, "at least 0"),
+    ({"max_warmup_steps": -1}, "at least 0"),
+    ({"warmup_interval": 0}, "at least 1"),
+    ({"max_cached_steps": -2}, "at least -1"),
+    ({"max_continuous_cached_steps": True}, "whole number"),
+    ({"taylorseer_order": 5}, "at most 4"),
+    ({"taylorseer_cache_type": "hidden"}, "'residual', 'hidden_states'"),
+    ({"enable_taylorseer": "yes"}, "true or false"),
+    ({"steps_computation_mask": "1102"}, "0 and 1, or one of slow, medium, fast, ultra"),
+    ({"steps_computation_mask": [1, 2]}, "0 and 1"),
+    ({"steps_computation_mask": []}, "0 and 1"),
+    ({"steps_computation_mask": ""}, "0 and 1"),
+    ({"steps_computation_mask": "1100", "num_inference_steps": 5}, "4 steps, but num_inference_steps is 5"),
+    ({"steps_computation_mask": "10", "scm_steps_mask_policy": "fast"}, "give one of them"),
+    ({"scm_steps_mask_policy": "quick"}, "'slow', 'medium', 'fast', 'ultra'"),
+    ({"scm_steps_policy": "fixed"}, "'dynamic', 'static'"),
+    ({"scm_compute_bins": [1, 2]}, "go together"),
+    ({"scm_compute_bins": [1], "scm_cache_bins": [0]}, "at least 1"),
+    ({"scm_compute_bins": [1], "scm_cache_bins": [2], "num_inference_steps": 9}, "make 3 steps"),
+    ({"force_refresh_step_hint": 0}, "at least 1"),
+    ({"force_refresh_step_policy": "twice"}, "'once', 'repeat'"),
+    ({"batch_decision": "any"}, "'mean', 'all'"),
+    ({"num_inference_steps": 0}, "at least 1"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), REFUSED, ids=lambda value: str(value)[:60])
+def test_wrong_options_are_refused_at_construction(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        get_cache_backend("cache_dit", options)
+
+
+@pytest.mark.xfail(strict=True, reason="B19: empty bins make an empty mask")
+def test_empty_bins_are_refused() -> None:
+    with pytest.raises(ConfigError):
+        get_cache_backend("cache_dit", {"scm_compute_bins": [], "scm_cache_bins": []})
+
+
+def test_every_wrong_option_is_named_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        get_cache_backend("cache_dit", {"Fn_compute_blocks": 0, "thresh": 1, "warmup_interval": "x"})
+    assert len(caught.value.problems) == 3
+
+
+def test_the_defaults_are_those_of_vllm_omni() -> None:
+    backend: Any = get_cache_backend("cache_dit")
+    config = backend.config
+    assert (config.Fn_compute_blocks, config.Bn_compute_blocks, config.max_warmup_steps) == (1, 0, 4)
+    assert (config.residual_diff_threshold, config.max_continuous_cached_steps) == (0.24, 3)
+    assert (config.max_cached_steps, config.enable_taylorseer, config.static) == (-1, False, False)
+    assert cached(run(12)) == [4, 5, 6, 8, 9, 10]
+
+
+def expected_run(
+    steps: int, options: dict[str, Any], changes: list[Tensor]
+) -> tuple[list[int], dict[int, float]]:
+    """The rule of DBCache, written down from its description: cached steps and differences.
+
+    `changes` is what the first blocks add at each step.
+    """
+    warmup, interval = options["max_warmup_steps"], options["warmup_interval"]
+    mask, static = options["steps_computation_mask"], options["steps_computation_policy"] == "static"
+    threshold, hint = options["residual_diff_threshold"], options["force_refresh_step_hint"]
+    found: list[int] = []
+    differences: dict[int, float] = {}
+    start, restarts = 0, 0
+    reference: Tensor | None = None
+    own: list[int] = []
+    total = 0.0
+    for step in range(steps):
+        once = options["force_refresh_step_policy"] == "once"
+        if hint is not None and step - start == hint and not (once and restarts):
+            start, restarts, reference, own, total = step, restarts + 1, None, [], 0.0
+        at = step - start
+        length = warmup if mask is None else min(warmup, [*mask, 0].index(0))
+        in_row = 0
+        while step - 1 - in_row in own:
+            in_row += 1
+        limits = (
+            0 <= options["max_cached_steps"] <= len(own),
+            0 <= options["max_continuous_cached_steps"] <= in_row,
+            0 < (options["max_accumulated_residual_diff_threshold"] or 0) <= total,
+            threshold <= 0,
+        )
+        if at in range(0, length, interval):
+            skip = False
+        elif mask is not None and (at >= len(mask) or mask[at] or static):
+            skip = at < len(mask) and not mask[at] and reference is not None
+        elif any(limits) or reference is None:
+            skip = False
+        else:
+            now = changes[step]
+            difference = (
+                -1.0 if threshold >= 1 else float((reference - now).abs().mean() / reference.abs().mean())
+            )
+            differences[step] = difference
+            total += max(difference, 0.0)
+            skip = difference < threshold
+        if skip:
+            found.append(step)
+            own.append(step)
+        else:
+            reference = changes[step]
+    return found, differences
+
+
+def random_options(seed: int) -> dict[str, Any]:
+    draw = random.Random(seed)
+    mask = draw.choice([None, None, [draw.choice([0, 1]) for _ in range(draw.choice([9, 14, 20]))]])
+    return {
+        "Fn_compute_blocks": draw.choice([1, 1, 2]),
+        "Bn_compute_blocks": draw.choice([0, 1]),
+        "max_warmup_steps": draw.choice([0, 1, 3, 6]),
+        "warmup_interval": draw.choice([1, 1, 2, 3]),
+        "max_cached_steps": draw.choice([-1, -1, 0, 4]),
+        "max_continuous_cached_steps": draw.choice([-1, 0, 1, 2, 3]),
+        "residual_diff_threshold": draw.choice([0.0, 0.05, 0.2, 0.5, 0.9, 1.0, 7.0]),
+        "max_accumulated_residual_diff_threshold": draw.choice([None, None, 0.0, 0.3, 1.0]),
+        "steps_computation_mask": mask,
+        "steps_computation_policy": draw.choice(["static", "dynamic"]),
+        "force_refresh_step_hint": draw.choice([None, None, 5, 8]),
+        "force_refresh_step_policy": draw.choice(["once", "repeat"]),
+    }
+
+
+@pytest.mark.parametrize("seed", range(80))
+def test_any_options_give_the_decisions_that_the_rule_gives(seed: int) -> None:
+    options = random_options(seed)
+    backend = run(14, speed=0.08, jump=9, **options)
+    first = Toy(*[adds] * DEPTH).blocks[: options["Fn_compute_blocks"]]
+    changes = []
+    for step in range(14):
+        after = before = picture(step, 0.08, 9)
+        for block in first:
+            after = block(after)
+        changes.append(after - before)
+    steps, differences = expected_run(14, options, changes)
+    assert cached(backend) == steps
+    assert backend.summary().diffs() == pytest.approx(differences, rel=1e-4)
