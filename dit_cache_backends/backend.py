@@ -1,7 +1,7 @@
 """What a host sees of a backend, and what the author of a strategy subclasses."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -21,7 +21,7 @@ from dit_cache_backends.engine.wrap import attach, detach, is_attached
 from dit_cache_backends.errors import AlreadyEnabledError, NotEnabledError
 from dit_cache_backends.models import card_for
 from dit_cache_backends.models.card import Card
-from dit_cache_backends.pipelines import SchedulerClock, transformers_of
+from dit_cache_backends.pipelines import SchedulerClock, transformers_of, weakly
 from dit_cache_backends.summary import Summary
 
 
@@ -139,7 +139,7 @@ class SpanBackend(CacheBackend):
             _refuse_others(name, module)
             known = card or card_for(module)
             made.append((Attachment(module, name, known, self, sessions, self._host, clock, counted), module))
-        enabled = _Enabled(sessions, [])
+        enabled = _Enabled(weakly(pipeline), sessions, [])
         try:
             for attachment, module in made:
                 attach(attachment, module)
@@ -212,8 +212,11 @@ class SpanBackend(CacheBackend):
             self._host.step = outer
 
     def _of(self, pipeline: object, must: bool = True) -> list["_Enabled"]:
-        modules = {id(module) for module in transformers_of(pipeline).values()}
-        found = [each for each in self._enabled if modules & {id(module) for module in each.modules()}]
+        # Its transformer may have been exchanged since: what was attached then is meant as well.
+        found = [each for each in self._enabled if each.target() is pipeline]
+        if not found and (must or any(each.modules() for each in self._enabled)):
+            modules = {id(module) for module in transformers_of(pipeline).values()}
+            found = [each for each in self._enabled if modules & {id(module) for module in each.modules()}]
         if must and not found:
             raise NotEnabledError(
                 f"{self.name} is not enabled on this {type(pipeline).__name__}. Call enable(pipeline) on it first."
@@ -223,8 +226,10 @@ class SpanBackend(CacheBackend):
 
 @dataclass
 class _Enabled:
-    """One ``enable``: the transformers it attached to, and the generations on them."""
+    """One ``enable``: what it was asked for, the transformers it attached to, and the generations on them."""
 
+    target: Callable[[], object]
+    """What was enabled, referred to weakly."""
     sessions: Sessions
     attachments: list[Attachment]
 

@@ -65,6 +65,14 @@ def _modules(pipeline: object) -> dict[str, nn.Module]:
     return {name: value for name, value in components.items() if isinstance(value, nn.Module)}
 
 
+def weakly(thing: object) -> Callable[[], object]:
+    """A weak reference to ``thing``; a strong one where it allows no other."""
+    try:
+        return weakref.ref(thing)
+    except TypeError:
+        return lambda: thing
+
+
 class SchedulerClock(Clock):
     """Reads step and total from the scheduler of a diffusers pipeline, without patching it.
 
@@ -74,10 +82,7 @@ class SchedulerClock(Clock):
     """
 
     def __init__(self, pipeline: object) -> None:
-        try:
-            self._pipeline: Callable[[], object] = weakref.ref(pipeline)
-        except TypeError:  # an object that cannot be referred to weakly
-            self._pipeline = lambda: pipeline
+        self._pipeline = weakly(pipeline)
         self._run: weakref.ReferenceType[Tensor] | None = None
         self._shares: dict[str, tuple[int, int]] = {}
 

@@ -207,9 +207,10 @@ class Sessions:
         """Throw away what ``key`` remembers and start a fresh session."""
         with self._lock:
             self._close(key)
-            if len(self._live) >= self.KEPT_SUMMARIES:
-                for other in [other for other, session in self._live.items() if session.over]:
-                    self._close(other)
+            # The oldest first: a request of one step is over between the calls of its branches.
+            spare = len(self._live) + 1 - self.KEPT_SUMMARIES
+            for other in [other for other, session in self._live.items() if session.over][: max(spare, 0)]:
+                self._close(other)
             self.latest = next(self._ticks)
             session = self._live[key] = Session(key, total)
             return session

@@ -95,7 +95,7 @@ def test_a_still_input_is_right_whatever_hangs_on_the_blocks(
     found = run_told(backend, model, [arguments] * 3)
     assert torch.equal(found[0], plain)
     assert max(relative(one, plain) for one in found) <= STILL
-    assert backend.summary().cached_steps() == [1]
+    assert backend.summary().cached_steps() == [1, 2]
     backend.disable()
     assert torch.equal(output(model, arguments), plain)
 
@@ -112,6 +112,7 @@ def test_an_adapter_that_is_loaded_between_two_runs_is_used_at_once() -> None:
     assert relative(found[1], output(model, arguments)) <= STILL
 
 
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", ["flux", "sd3", "wan"])
 def test_under_autocast_the_dtype_stays_and_a_still_input_is_near(name: str, layout: str) -> None:
@@ -137,7 +138,7 @@ def test_hooks_on_a_block_are_called_when_it_runs_and_not_when_it_is_skipped() -
     backend.enable(model)
     with executed(model) as ran:
         run_told(backend, model, [arguments] * 3)
-    assert calls == [number for _, number in ran.blocks] == [*range(7), 0, *range(7)]
+    assert calls == [number for _, number in ran.blocks] == [*range(7), 0, 0]
 
 
 def test_hooks_on_the_transformer_are_called_once_a_forward() -> None:
