@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ PHASES = ((700, 2e-3, 2e-3, 1.0), (500, 1.5e-3, 1e-4, 5.0))
 # Steps, learning rate, and how far the things of its pictures wander: at last only as far as they are painted.
 DECODER_PHASES = ((1500, 1.5e-3, 1.0), (1200, 1e-3, 0.4))
 DECODER_NOISE = 0.2  # most; latents that the transformer makes are a little off, too
+
+Spoil = Callable[[torch.Tensor, torch.Tensor, torch.Generator], torch.Tensor]
 
 
 def build() -> Any:
@@ -99,15 +102,23 @@ def _train(
 
 def train_decoder(vae: Any, count: int, seed: int, device: str, log: Any = print) -> None:
     """Goes on with the decoder alone, in place and phase by phase, each with `count` pictures of its own."""
+
+    def spoil(latents: torch.Tensor, _: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        strength = DECODER_NOISE * torch.rand(len(latents), 1, 1, 1, generator=generator)
+        return latents + strength * torch.randn(latents.shape, generator=generator)
+
     for phase, (steps, rate, wander) in enumerate(DECODER_PHASES):
         _, images = drawn(count, seed + phase, wander)
-        _train_decoder(vae, images, steps, rate, seed + 10 + phase, device, log)
+        fit_decoder(vae, images, spoil, steps, rate, seed + 10 + phase, device, log)
 
 
-def _train_decoder(
-    vae: Any, images: torch.Tensor, steps: int, rate: float, seed: int, device: str, log: Any
+def fit_decoder(
+    vae: Any, images: torch.Tensor, spoil: Spoil, steps: int, rate: float, seed: int, device: str, log: Any
 ) -> None:
-    """Trains the decoder on the frozen encoder's latents with a little noise on top."""
+    """Trains the decoder to find uint8 `images` (n, 3, 64, 64) in latents of the frozen encoder that were spoiled.
+
+    `spoil` takes latents (b, 4, 16, 16), their rows in `images` (b,) and a generator, and gives latents.
+    """
     vae.to(device).eval().requires_grad_(False)
     latents = encode(vae, images, device)
     vae.to(memory_format=torch.channels_last)  # an eighth faster on a CPU
@@ -121,8 +132,7 @@ def _train_decoder(
             group["lr"] = rate * warm * 0.5 * (1 + np.cos(np.pi * step / steps))
         chosen = torch.randint(len(images), (BATCH,), generator=generator)
         x = images[chosen].to(device).float() / 127.5 - 1
-        strength = DECODER_NOISE * torch.rand(BATCH, 1, 1, 1, generator=generator)
-        z = latents[chosen] + strength * torch.randn(latents[chosen].shape, generator=generator)
+        z = spoil(latents[chosen], chosen, generator)
         error = vae.decode(z.to(device)).sample - x
         loss = (_weight(x, 5.0) * (error.abs() + error.square())).mean()
         optimizer.zero_grad(set_to_none=True)

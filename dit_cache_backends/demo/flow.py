@@ -15,7 +15,8 @@ BATCH = 32
 EMPTY = 0.1  # share of sentences left empty, so that true_cfg_scale has something to guide away from
 WARM_UP = 200  # steps
 EMA = 0.998
-PHASES: tuple[tuple[int, float], ...] = ((5000, 1e-3), (1400, 4e-4))  # steps and highest learning rate, each one cosine
+# Steps and highest learning rate, each one cosine.
+PHASES: tuple[tuple[int, float], ...] = ((5000, 1e-3), (1400, 4e-4), (900, 2.5e-4))
 
 
 def learning_rate(step: int, phases: tuple[tuple[int, float], ...]) -> float:
@@ -35,6 +36,26 @@ def times(count: int, generator: torch.Generator) -> torch.Tensor:
     uniform = (torch.arange(count) + torch.rand(count, generator=generator)) / count
     normal: torch.Tensor = torch.special.ndtri(uniform.clamp(1e-4, 1 - 1e-4))
     return normal.sigmoid()
+
+
+def velocity(
+    model: Any, mixed: torch.Tensor, t: torch.Tensor, tokens: torch.Tensor, pooled: torch.Tensor
+) -> torch.Tensor:
+    """What the transformer makes of packed latents `mixed` (n, side * side, 16) at times `t` (n,), in their shape."""
+    side = math.isqrt(mixed.shape[1])
+    places = torch.zeros(side, side, 3, device=mixed.device)
+    places[..., 1] += torch.arange(side, device=mixed.device)[:, None]
+    places[..., 2] += torch.arange(side, device=mixed.device)[None, :]
+    found: torch.Tensor = model(
+        hidden_states=mixed,
+        encoder_hidden_states=tokens,
+        pooled_projections=pooled,
+        timestep=t,
+        img_ids=places.reshape(-1, 3),
+        txt_ids=torch.zeros(tokens.shape[1], 3, device=mixed.device),
+        return_dict=False,
+    )[0]
+    return found
 
 
 class Run:
@@ -72,20 +93,8 @@ class Run:
         t = times(len(data), generator).to(self.device)
         noise = torch.randn(data.shape, generator=generator).to(self.device)
         share = t.view(-1, 1, 1)
-        side = math.isqrt(data.shape[1])
-        places = torch.zeros(side, side, 3)
-        places[..., 1] += torch.arange(side)[:, None]
-        places[..., 2] += torch.arange(side)[None, :]
-        velocity: torch.Tensor = self.model(
-            hidden_states=(1 - share) * data + share * noise,
-            encoder_hidden_states=tokens,
-            pooled_projections=pooled,
-            timestep=t,
-            img_ids=places.reshape(-1, 3).to(self.device),
-            txt_ids=torch.zeros(tokens.shape[1], 3, device=self.device),
-            return_dict=False,
-        )[0]
-        return (velocity - (noise - data)).square().mean()
+        found = velocity(self.model, (1 - share) * data + share * noise, t, tokens, pooled)
+        return (found - (noise - data)).square().mean()
 
     def train(
         self,
@@ -102,7 +111,7 @@ class Run:
         empty sentence. `every` is called after each 250 steps, with the run saved.
         """
         total = sum(steps for steps, _ in self.phases)
-        mean_loss, began = 0.0, time.perf_counter() - self.seconds
+        first, mean_loss, began = self.step, 0.0, time.perf_counter() - self.seconds
         while self.step < total:
             generator = torch.Generator().manual_seed(self.step)
             chosen = torch.randint(len(latents), (BATCH,), generator=generator)
@@ -120,7 +129,7 @@ class Run:
             with torch.no_grad():
                 new = [p.detach() for p in self.model.parameters()]
                 torch._foreach_lerp_(list(self.average.parameters()), new, 1 - keep)
-            weight = 1 / min(50, self.step)
+            weight = 1 / min(50, self.step - first)
             mean_loss += weight * (float(loss.detach()) - mean_loss)
             self.seconds = time.perf_counter() - began
             if self.step % 25 == 0:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from dit_cache_backends.demo import assembly, autoencoder, card, flow
+from dit_cache_backends.demo import assembly, autoencoder, card, flow, polish
 
 SEED = 2
 SCENES = 30_000
@@ -44,6 +44,16 @@ def decoder_stage(out: Path, vae: Any, device: str) -> Any:
     return vae.cpu().eval().requires_grad_(False)
 
 
+def polish_stage(out: Path, pipeline: Any, phase: int, device: str) -> None:
+    """The pipeline's decoder trained, in place, on what its transformer makes; read back where `out` has it."""
+    kept = out / f"polished{phase + 1}.pt"
+    if not kept.exists():
+        polish.polish(pipeline, *polish.PHASES[phase], SEED + 2 + phase, device, log)
+        torch.save(_rounded(pipeline.vae), kept)
+    pipeline.vae.load_state_dict(torch.load(kept, weights_only=True))
+    pipeline.vae.cpu().eval().requires_grad_(False)
+
+
 def _rounded(module: Any) -> dict[str, torch.Tensor]:
     """A module's weights as they will be shipped: rounded to float16, kept as contiguous float32."""
     return {n: w.detach().cpu().half().float().contiguous() for n, w in module.state_dict().items()}
@@ -55,9 +65,7 @@ def latents_stage(out: Path, vae: Any, device: str) -> tuple[list[str], torch.Te
     if not kept.exists():
         prompts, images = autoencoder.drawn(SCENES, SEED + 1, wander=0.4)
         latents = autoencoder.encode(vae.to(device), images, device)
-        n, c, h, w = latents.shape
-        packed = latents.view(n, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(n, -1, 4 * c)
-        torch.save({"prompts": prompts, "latents": packed.contiguous()}, kept)
+        torch.save({"prompts": prompts, "latents": polish.pack(latents).contiguous()}, kept)
         vae.cpu()
     state = torch.load(kept, weights_only=True)
     return state["prompts"], state["latents"]
@@ -98,7 +106,11 @@ def main(arguments: list[str] | None = None) -> None:
             assembly.export(pipeline, folder)
 
     log(f"everything before the transformer's training: {time.perf_counter() - began:.0f} s")
-    run.train(latents, rows, tokens, pooled, look, log)
+    for phase in range(len(phases)):
+        run.phases = phases[: phase + 1]
+        run.train(latents, rows, tokens, pooled, look, log)
+        if phase < len(polish.PHASES):
+            polish_stage(given.out, pipeline, phase, given.device)
     assembly.export(pipeline, folder)
     log(card.write(folder, run.seconds, phases, given.device))
 

@@ -198,3 +198,11 @@ def _small():
         pooled_projection_dim=8,
         axes_dims_rope=(2, 2, 4),
     )
+
+
+def test_packing_is_the_pipeline_s_own_and_unpacking_its_inverse(pipeline):
+    from dit_cache_backends.demo import polish
+
+    latents = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(polish.pack(latents), pipeline._pack_latents(latents, 2, 4, 16, 16))
+    assert torch.equal(polish.unpack(polish.pack(latents), 16), latents)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dit_cache_backends.demo import autoencoder, card, flow, load_demo, train
+from dit_cache_backends.demo import autoencoder, card, flow, load_demo, polish, train
 
 
 @pytest.mark.slow
@@ -15,6 +15,8 @@ def test_the_whole_recipe_runs_from_nothing_and_goes_on_where_it_stopped(
     monkeypatch.setattr(autoencoder, "DECODER_PHASES", ((2, 1e-3, 1.0), (1, 1e-3, 0.4)))
     for name in ("SCENES", "AUTOENCODER_SCENES", "DECODER_SCENES"):
         monkeypatch.setattr(train, name, 64)
+    monkeypatch.setattr(polish, "PHASES", ((2, 1e-3),))
+    monkeypatch.setattr(polish, "SCENES", 64)
     monkeypatch.setattr(flow, "BATCH", 4)
     monkeypatch.setattr(card, "PROMPTS", 3)
     monkeypatch.setattr(card, "STEPS", 2)

@@ -183,6 +183,18 @@ def test_the_dtype_is_kept(dtype: torch.dtype) -> None:
     assert torch.equal(predicted, torch.full((2, 3), 8.0, dtype=dtype))
 
 
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_the_terms_are_differences_over_factorials(order: int) -> None:
+    """Of the cubes 0, 1, 8, ..., 216 the backward differences at 216 are 91, 30 and 6."""
+    seer = TaylorSeer(order)
+    for index in range(7):
+        seer.observe(Step(index, 20, "0", index, 20), torch.tensor([float(index**3)], dtype=torch.float64))
+    for distance in (1, 2, 5):
+        terms = [216.0, 91.0 * distance, 30.0 * distance**2 / 2, 6.0 * distance**3 / 6]
+        found = float(seer.predict(Step(6 + distance, 20, "0", 6 + distance, 20)))
+        assert found == pytest.approx(sum(terms[: order + 1]))
+
+
 def test_predicting_changes_nothing() -> None:
     seer = TaylorSeer(1)
     for index in range(4):
@@ -195,3 +207,16 @@ def test_a_forced_refresh_forgets_the_series() -> None:
     assert list(found) == [2, 3, 4, 5, 6, 9, 10, 11, 12, 13]
     # Two steps are seen at a time, so there never is a series to go on with.
     assert min(found.values()) > 0.01
+
+
+def test_the_second_order_term_is_half_the_square_of_the_distance() -> None:
+    seer = TaylorSeer(order=2)
+    values = {step: torch.tensor([float(step) ** 3]) for step in range(6)}
+    for index, value in values.items():
+        seer.observe(Step(index, None, "cond", index, None), value)
+    # By hand: differences of step cubed at steps 3, 4 and 5, where the ladder has all its rungs.
+    first, second = 125.0 - 64.0, (125.0 - 64.0) - (64.0 - 27.0)
+    for distance in (1, 2, 3):
+        expected = 125.0 + first * distance + second * distance**2 / 2
+        index = 5 + distance
+        assert seer.predict(Step(index, None, "cond", index, None)).item() == expected
