@@ -98,7 +98,7 @@ the transformer has seen it, and all scores below are of these. No picture and n
 ## Training
 
 `make train-demo` does all of it again. Autoencoder: {both} steps of both halves, {decoder:,} of the decoder alone, and
-{polish} of the decoder on latents that the transformer, after its first phases, had found in noisy ones; batch
+{polish} of the decoder on latents that the transformer, after each of its phases, had found in noisy ones; batch
 {vae_batch}. Transformer: flow matching as FLUX (the target is noise minus data), logit-normal times, AdamW
 ({rates}, warm-up {warm_up}, cosine), batch {batch}, {empty:.0%} empty sentences, gradients clipped at 1,
 weights averaged with {ema}, float32. The transformer's {steps:,} steps took {minutes:.0f} minutes on {where}.

@@ -8,8 +8,8 @@ import torch
 
 from dit_cache_backends.demo import assembly, autoencoder, flow
 
-# Steps and learning rate, one after each of the transformer's first phases.
-PHASES = ((800, 8e-4), (500, 6e-4))
+# Steps and learning rate, one after each phase of the transformer.
+PHASES = ((800, 8e-4), (500, 6e-4), (350, 5e-4))
 MOST_NOISE = 0.4  # above it the transformer no longer finds the very scene again
 SCENES = 8000
 

@@ -168,6 +168,21 @@ def test_disabling_twice_or_what_was_never_enabled_is_harmless() -> None:
     assert (State(model), State(stranger)) == before
 
 
+@pytest.mark.parametrize("now", [None, "another"])
+def test_what_was_enabled_is_found_although_its_transformer_was_exchanged_or_taken_out(
+    now: str | None,
+) -> None:
+    tiny = build("sd3")
+    old: nn.Module = tiny.pipe.transformer
+    before = State(old)
+    backend = planned("10")
+    backend.enable(tiny.pipe)
+    tiny.pipe.transformer = None if now is None else build_transformer("sd3")
+    backend.disable(tiny.pipe)
+    assert State(old) == before
+    assert not backend.is_enabled()
+
+
 def test_refreshing_what_is_not_enabled_is_an_error() -> None:
     backend = always()
     with pytest.raises(NotEnabledError, match="enable"):

@@ -124,6 +124,23 @@ def test_a_request_of_one_step_with_two_branches_keeps_both_in_its_summary() -> 
     assert not backend.held_tensors()
 
 
+def test_a_request_of_one_step_is_not_cut_by_others_that_come_between_its_two_calls() -> None:
+    model = Toy(adds, adds)
+    backend = planned("10")
+    backend.enable(model, card=ONE)
+
+    def call(key: object, branch: str) -> None:
+        with backend.session(key), backend.step(0, 1, branch):
+            model(image())
+
+    for key in range(70):
+        call(key, "cond")
+    call("a", "cond")
+    call("b", "cond")
+    call("a", "uncond")
+    assert [row.branch for row in backend.summary("a").rows] == ["cond", "uncond"]
+
+
 @pytest.mark.parametrize("finished", [True, False])
 def test_hundreds_of_requests_do_not_pile_up(finished: bool) -> None:
     model = Toy(adds, adds)
