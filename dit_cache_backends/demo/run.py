@@ -219,7 +219,9 @@ def _markdown(
     ]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     path = Path(os.path.relpath(picture, report.parent)).as_posix()
-    command = f"dit-cache demo{' --full' if full else ''} --report docs/{report.name}"
+    command = (
+        f"dit-cache demo{' --full' if full else ''} --output docs/{picture.name} --report docs/{report.name}"
+    )
     return f"""# The demo model, cached
 
 Made by `{command}`: {prompts} held-out prompts, {steps} steps, one thread of a {platform.machine()} CPU,
