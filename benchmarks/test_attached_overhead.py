@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import statistics
 import time
 from collections.abc import Callable
@@ -25,8 +24,8 @@ def _seconds(call: Callable[[], object]) -> float:
 @torch.no_grad()
 def test_a_dense_step_with_the_engine_attached(benchmark: Any) -> None:
     torch.set_num_threads(1)
-    plain = load_demo().transformer
-    attached, config = copy.deepcopy(plain), plain.config
+    model = load_demo().transformer
+    config = model.config
     inputs = {
         "hidden_states": torch.randn(1, 64, 16),
         "encoder_hidden_states": torch.randn(1, 14, config.joint_attention_dim),
@@ -35,18 +34,20 @@ def test_a_dense_step_with_the_engine_attached(benchmark: Any) -> None:
         "txt_ids": torch.zeros(14, 3),
         "timestep": torch.tensor([0.5]),
     }
-    with enable_cache(attached, "cache_dit", residual_diff_threshold=0.0) as backend:
-        index = iter(range(10**9))
 
-        def pair() -> tuple[float, float]:
-            with backend.step(next(index), 10**9, "cond"):
-                slow = _seconds(lambda: attached(**inputs))
-            return _seconds(lambda: plain(**inputs)), slow
+    def pair() -> tuple[float, float]:
+        """The same module, plain and attached: a copy lies elsewhere in memory, which alone costs up to a per cent."""
+        fast = _seconds(lambda: model(**inputs))
+        with enable_cache(model, "cache_dit", residual_diff_threshold=0.0) as backend:
+            for index in range(2):  # the first call checks the card
+                with backend.step(index, 28, "cond"):
+                    slow = _seconds(lambda: model(**inputs))
+        return fast, slow
 
-        for _ in range(10):
-            pair()
-        pairs = [pair() for _ in range(ROUNDS)]
-        benchmark(pair)
+    for _ in range(5):
+        pair()
+    pairs = [pair() for _ in range(ROUNDS)]
+    benchmark(pair)
     ratio = statistics.median(slow / fast for fast, slow in pairs)
     benchmark.extra_info["attached / plain"] = round(ratio, 4)
     print(

@@ -162,7 +162,7 @@ def main(
     settings = FULL if full else SHORT
     console = Console()
     if not console.is_terminal:  # piped: as wide as the table
-        console = Console(width=120)
+        console = Console(width=160)
     columns = (TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("loading the model", total=len(chosen) * len(settings))
