@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dit_cache_backends.engine.clock import Clock, Reading, Tally, Timestep
 from dit_cache_backends.errors import UnknownTransformerError
-from dit_cache_backends.models import find_card
+from dit_cache_backends.models import find_card, uncompiled
 
 
 def transformers_of(pipeline: object) -> dict[str, nn.Module]:
@@ -57,7 +57,7 @@ def _named(pipeline: object) -> dict[str, nn.Module]:
 
 
 def _known(module: nn.Module) -> bool:
-    return find_card(type(getattr(module, "_orig_mod", module))) is not None
+    return find_card(type(uncompiled(module))) is not None
 
 
 def _modules(pipeline: object) -> dict[str, nn.Module]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,16 @@ from tests.tiny.weights import seeded
 
 # Two threads on two busy cores can be many times slower than one; also for who runs pytest by hand.
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def as_in_a_run() -> Iterator[None]:
+    """One thread and no gradients."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.no_grad():
+        yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from torch import Tensor
 
 from dit_cache_backends import ConfigError, enable_cache, get_cache_backend
@@ -25,13 +23,7 @@ MASKS: dict[str, dict[str, str]] = json.loads((Path(__file__).parent / "data/scm
 DEPTH = 4
 
 
-@pytest.fixture(autouse=True)
-def _as_in_a_run() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.no_grad():
-        yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("as_in_a_run")
 
 
 def picture(step: int, speed: float = 0.05, jump: int | None = None) -> Tensor:

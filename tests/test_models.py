@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import torch
 from torch import nn
 
 from dit_cache_backends import (
@@ -27,14 +26,7 @@ from .engine.strategies import LAYOUTS, always
 from .engine.toys import BOTH, ONE, E, H, Toy, adds, adds_to_both, card, image, lengthens, text, wraps
 from .tiny import TINY_TRANSFORMERS, build, build_transformer
 
-
-@pytest.fixture(autouse=True)
-def _as_in_a_run() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.no_grad():
-        yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("as_in_a_run")
 
 
 @pytest.fixture

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import torch
 
 from dit_cache_backends import Row, Summary, enable_cache
 
@@ -18,14 +16,7 @@ from .engine.strategies import LAYOUTS, always, never, planned
 from .engine.toys import ONE, Toy, adds, image
 from .tiny import build, build_transformer, transformer_inputs
 
-
-@pytest.fixture(autouse=True)
-def _as_in_a_run() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.no_grad():
-        yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("as_in_a_run")
 
 
 @pytest.mark.parametrize("name", PIPELINES)

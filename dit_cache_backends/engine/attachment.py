@@ -14,6 +14,7 @@ from dit_cache_backends.engine.clock import Clock, CountedClock, Reading, Step, 
 from dit_cache_backends.engine.plan import Site, Strategy, make_plans
 from dit_cache_backends.engine.sessions import Mark, Session, Sessions
 from dit_cache_backends.errors import CardError
+from dit_cache_backends.models import uncompiled
 from dit_cache_backends.models.card import Card
 
 _TIMESTEP_NAMES = ("timestep", "timesteps", "t")
@@ -56,7 +57,7 @@ class Attachment:
         self._host = host
         self._clock = clock
         self._counted = counted
-        model = transformer.__dict__.get("_modules", {}).get("_orig_mod", transformer)
+        model = uncompiled(transformer)
         self._parameters = list(inspect.signature(type(model).forward).parameters)[1:]
         self._timestep = next((n for n in _TIMESTEP_NAMES if n in self._parameters), None)
         self.plans, self._sites = make_plans(model, card, strategy, name)
@@ -91,9 +92,8 @@ class Attachment:
             if not call.finish():
                 session.summary.count(
                     "forward_repeated",
-                    f"{self.name}, branch {step.branch}: the model called other blocks than when the skipped "
-                    "span last ran; "
-                    f"the forward was made again in full.",
+                    f"{self.name}, branch {step.branch}: the model called other blocks than when the skipped span "
+                    "last ran; the forward was made again in full.",
                 )
                 session.drop(self.name)
                 self.local.call = Call(

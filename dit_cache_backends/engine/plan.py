@@ -11,6 +11,7 @@ from dit_cache_backends.engine.gates import Gate, Place
 from dit_cache_backends.engine.predictors import Predictor
 from dit_cache_backends.engine.spans import Span, Stream, Streams, check_layout
 from dit_cache_backends.errors import CardError
+from dit_cache_backends.models import uncompiled
 from dit_cache_backends.models.card import BlockList, Card
 
 
@@ -184,8 +185,7 @@ def _blocks(transformer: nn.Module, blocks: BlockList, card: Card) -> list[nn.Mo
 
 
 def _positions(block: nn.Module, blocks: BlockList, label: str) -> tuple[tuple[int, str], ...]:
-    model = getattr(block, "_orig_mod", block)  # what torch.compile(block) wraps
-    parameters = list(inspect.signature(type(model).forward).parameters)[1:]
+    parameters = list(inspect.signature(type(uncompiled(block)).forward).parameters)[1:]
     missing = [stream for stream in blocks.takes if stream not in parameters]
     if missing:
         raise CardError(

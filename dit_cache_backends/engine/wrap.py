@@ -25,6 +25,7 @@ from dit_cache_backends.engine.attachment import Attachment
 from dit_cache_backends.engine.plan import Site
 from dit_cache_backends.engine.untraced import untraced, untraced_module
 from dit_cache_backends.errors import AlreadyEnabledError
+from dit_cache_backends.models import uncompiled
 
 _sites: "weakref.WeakKeyDictionary[nn.Module, tuple[Attachment, Site]]" = weakref.WeakKeyDictionary()
 _attached: "weakref.WeakKeyDictionary[nn.Module, Attachment]" = weakref.WeakKeyDictionary()
@@ -42,7 +43,7 @@ def attach(attachment: Attachment, transformer: nn.Module) -> None:
     Raises:
         AlreadyEnabledError: if a backend is enabled on it already.
     """
-    outer, inner = transformer, _inner(transformer)
+    outer, inner = transformer, uncompiled(transformer)
     with _lock:
         taken = [module for module in (outer, inner) if module in _attached]
         taken += [block for block, _ in attachment.sites() if block in _sites]
@@ -74,13 +75,7 @@ def detach(transformer: nn.Module, attachment: Attachment) -> None:
 
 def is_attached(transformer: nn.Module) -> bool:
     """Whether a backend is enabled on ``transformer``."""
-    return transformer in _attached or _inner(transformer) in _attached
-
-
-def _inner(transformer: nn.Module) -> nn.Module:
-    # torch.compile(module) gives an OptimizedModule that holds the module itself as _orig_mod.
-    inner = transformer.__dict__.get("_modules", {}).get("_orig_mod", transformer)
-    return inner if isinstance(inner, nn.Module) else transformer
+    return transformer in _attached or uncompiled(transformer) in _attached
 
 
 def _swap(module: nn.Module, cls: type) -> None:

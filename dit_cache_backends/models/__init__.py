@@ -6,9 +6,25 @@ from dit_cache_backends.errors import CardError, UnknownTransformerError, near
 from dit_cache_backends.models.card import BlockList, Card, Stack, stack
 from dit_cache_backends.models.cards import CARDS
 
-__all__ = ["BlockList", "Card", "Stack", "card_for", "find_card", "list_cards", "register_card", "stack"]
+__all__ = [
+    "BlockList",
+    "Card",
+    "Stack",
+    "card_for",
+    "find_card",
+    "list_cards",
+    "register_card",
+    "stack",
+    "uncompiled",
+]
 
 _cards: dict[tuple[str, str | None], Card] = {(card.transformer, card.library): card for card in CARDS}
+
+
+def uncompiled(module: nn.Module) -> nn.Module:
+    """The module itself, where ``module`` is what ``torch.compile(module)`` made of it."""
+    inner = getattr(module, "_orig_mod", module)
+    return inner if isinstance(inner, nn.Module) else module
 
 
 def register_card(card: Card, *, replace: bool = False) -> None:
@@ -46,7 +62,7 @@ def card_for(transformer: nn.Module) -> Card:
     Raises:
         UnknownTransformerError: with the names near to it, and how to add a card.
     """
-    cls = type(getattr(transformer, "_orig_mod", transformer))
+    cls = type(uncompiled(transformer))
     card = find_card(cls)
     if card is None:
         known = sorted({card.transformer for card in _cards.values()})
