@@ -5,7 +5,7 @@ Pipelines of diffusers and of vLLM-Omni have the same shape here: attributes nam
 """
 
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -90,16 +90,18 @@ class SchedulerClock(Clock):
         timesteps = getattr(self._scheduler(), "timesteps", None)
         return timesteps if isinstance(timesteps, Tensor) else None
 
+    def timesteps(self) -> Sequence[float] | None:
+        timesteps = self.run()
+        if not isinstance(timesteps, Tensor):
+            return None
+        return [float(value) for value in timesteps[self._begin(timesteps) :].tolist()]
+
     def read(self, name: str, tally: Tally, timestep: Timestep) -> Reading | None:
         scheduler = self._scheduler()
         timesteps = getattr(scheduler, "timesteps", None)
         if not isinstance(timesteps, Tensor):
             return None
-        begin = getattr(scheduler, "begin_index", None)
-        if begin is None:
-            # Some pipelines cut the timesteps for image-to-image without telling the scheduler.
-            made = getattr(self._pipeline(), "_num_timesteps", None)
-            begin = max(len(timesteps) - made, 0) if made else 0
+        begin = self._begin(timesteps)
         total = len(timesteps) - begin
         if hasattr(scheduler, "step_index"):
             at = scheduler.step_index
@@ -110,6 +112,14 @@ class SchedulerClock(Clock):
             index = tally.count(timestep.value(), 1)
         first, count = self._share(timesteps).get(name, (None, None))
         return Reading(index, total, first, count)
+
+    def _begin(self, timesteps: Tensor) -> int:
+        begin: int | None = getattr(self._scheduler(), "begin_index", None)
+        if begin is None:
+            # Some pipelines cut the timesteps for image-to-image without telling the scheduler.
+            made = getattr(self._pipeline(), "_num_timesteps", None)
+            begin = max(len(timesteps) - made, 0) if made else 0
+        return begin
 
     def _scheduler(self) -> Any:
         return getattr(self._pipeline(), "scheduler", None)

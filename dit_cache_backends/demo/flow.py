@@ -1,4 +1,8 @@
-"""Flow matching of the demo's transformer, as FLUX: the target is noise minus data, the time is the noise's share."""
+"""Flow matching of the demo's transformer, as FLUX: the target is noise minus data, the time is the noise's share.
+
+At the end guidance is distilled into it (Meng et al., arXiv 2210.03142), as FLUX.1-dev was made: a plain call learns
+to give what a guided one of two calls gave.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,8 @@ WARM_UP = 200  # steps
 EMA = 0.998
 # Steps and highest learning rate, each one cosine.
 PHASES: tuple[tuple[int, float], ...] = ((5000, 1e-3), (1400, 4e-4), (900, 2.5e-4))
+GUIDANCE = 2.0  # the true_cfg_scale that is distilled
+GUIDED_PHASES: tuple[tuple[int, float], ...] = ((900, 3e-4),)
 
 
 def learning_rate(step: int, phases: tuple[tuple[int, float], ...]) -> float:
@@ -61,8 +67,17 @@ def velocity(
 class Run:
     """One training run: a transformer, its average, the optimizer and how far they are; kept in `file`."""
 
-    def __init__(self, model: Any, file: Path, device: str, phases: tuple[tuple[int, float], ...]) -> None:
+    def __init__(
+        self,
+        model: Any,
+        file: Path,
+        device: str,
+        phases: tuple[tuple[int, float], ...],
+        teacher: Any = None,
+    ) -> None:
+        """With a `teacher`, a transformer trained before, the target is its guided velocity instead of the data's."""
         self.model, self.file, self.device, self.phases = model.to(device).train(), file, device, phases
+        self.teacher = teacher
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         weights = model.parameters()
         self.optimizer = torch.optim.AdamW(weights, lr=1e-3, weight_decay=0.01, betas=(0.9, 0.99), fused=True)
@@ -87,14 +102,35 @@ class Run:
         torch.save(state, written)
         written.replace(self.file)
 
-    def loss(self, data: torch.Tensor, tokens: torch.Tensor, pooled: torch.Tensor, seed: int) -> torch.Tensor:
+    def loss(
+        self,
+        data: torch.Tensor,
+        text: tuple[torch.Tensor, torch.Tensor],
+        empty: tuple[torch.Tensor, torch.Tensor],
+        seed: int,
+    ) -> torch.Tensor:
         """Mean squared error of the velocity; `data` (n, 64, 16) packed latents, text as `assembly.embed`."""
         generator = torch.Generator().manual_seed(seed)
         t = times(len(data), generator).to(self.device)
         noise = torch.randn(data.shape, generator=generator).to(self.device)
         share = t.view(-1, 1, 1)
-        found = velocity(self.model, (1 - share) * data + share * noise, t, tokens, pooled)
-        return (found - (noise - data)).square().mean()
+        mixed = (1 - share) * data + share * noise
+        target = noise - data if self.teacher is None else self._guided(mixed, t, text, empty)
+        return (velocity(self.model, mixed, t, *text) - target).square().mean()
+
+    @torch.no_grad()
+    def _guided(
+        self,
+        mixed: torch.Tensor,
+        t: torch.Tensor,
+        text: tuple[torch.Tensor, torch.Tensor],
+        empty: tuple[torch.Tensor, torch.Tensor],
+    ) -> torch.Tensor:
+        tokens, pooled = (torch.cat([e.expand_as(x), x]) for e, x in zip(empty, text, strict=True))
+        without, given = velocity(
+            self.teacher, torch.cat([mixed, mixed]), torch.cat([t, t]), tokens, pooled
+        ).chunk(2)
+        return without + GUIDANCE * (given - without)
 
     def train(
         self,
@@ -116,8 +152,9 @@ class Run:
             generator = torch.Generator().manual_seed(self.step)
             chosen = torch.randint(len(latents), (BATCH,), generator=generator)
             rows = torch.where(torch.rand(BATCH, generator=generator) < EMPTY, 0, sentence[chosen])
-            data, words, whole = (x.to(self.device) for x in (latents[chosen], tokens[rows], pooled[rows]))
-            loss = self.loss(data, words, whole, seed=self.step + 1_000_000)
+            text = tokens[rows].to(self.device), pooled[rows].to(self.device)
+            empty = tokens[:1].to(self.device), pooled[:1].to(self.device)
+            loss = self.loss(latents[chosen].to(self.device), text, empty, seed=self.step + 1_000_000)
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(self.step, self.phases)
             self.optimizer.zero_grad(set_to_none=True)

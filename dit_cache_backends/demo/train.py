@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import time
 from functools import partial
 from pathlib import Path
@@ -71,6 +72,27 @@ def latents_stage(out: Path, vae: Any, device: str) -> tuple[list[str], torch.Te
     return state["prompts"], state["latents"]
 
 
+def guided_stage(
+    out: Path,
+    pipeline: Any,
+    latents: torch.Tensor,
+    rows: torch.Tensor,
+    text: tuple[torch.Tensor, torch.Tensor],
+    given: argparse.Namespace,
+) -> flow.Run:
+    """The pipeline's transformer replaced by one that gives without guidance what it gives with it."""
+    teacher = pipeline.transformer
+    student = copy.deepcopy(teacher).requires_grad_(True)
+    phases = ((given.steps, flow.GUIDED_PHASES[0][1]),) if given.steps else flow.GUIDED_PHASES
+    run = flow.Run(student, out / "guided.pt", given.device, phases, teacher.to(given.device))
+    if given.compile:
+        student.compile()
+        teacher.compile()
+    run.train(latents, rows, *text, lambda _: None, log)
+    pipeline.register_modules(transformer=run.average)
+    return run
+
+
 def main(arguments: list[str] | None = None) -> None:
     """The command line; see `--help`."""
     parser = argparse.ArgumentParser(prog="python -m dit_cache_backends.demo.train", description=__doc__)
@@ -111,8 +133,9 @@ def main(arguments: list[str] | None = None) -> None:
         run.train(latents, rows, tokens, pooled, look, log)
         if phase < len(polish.PHASES):
             polish_stage(given.out, pipeline, phase, given.device)
+    guided = guided_stage(given.out, pipeline, latents, rows, (tokens, pooled), given)
     assembly.export(pipeline, folder)
-    log(card.write(folder, run.seconds, phases, given.device))
+    log(card.write(folder, run.seconds + guided.seconds, phases, given.device))
 
 
 if __name__ == "__main__":

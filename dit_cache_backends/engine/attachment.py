@@ -3,7 +3,7 @@
 import inspect
 import threading
 import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -85,8 +85,7 @@ class Attachment:
             finally:
                 self.local.plain = False
         session, step = self._begin(args, kwargs)
-        call = Call(self.name, self._strategy, session, step, self._card.writes_in_place)
-        self.local.call = call
+        call = self.local.call = self._call(session, step)
         try:
             out = run(*args, **kwargs)
             if not call.finish():
@@ -96,16 +95,9 @@ class Attachment:
                     "last ran; the forward was made again in full.",
                 )
                 session.drop(self.name)
-                self.local.call = Call(
-                    self.name,
-                    self._strategy,
-                    session,
-                    step,
-                    self._card.writes_in_place,
-                    "other blocks called",
-                )
+                call = self.local.call = self._call(session, step, "other blocks called")
                 out = run(*args, **kwargs)
-                self.local.call.finish()
+                call.finish()
         except BaseException:
             # Nobody knows how far it came; what follows is another generation.
             self._sessions.renew(session.key, session.total)
@@ -115,6 +107,20 @@ class Attachment:
         if step.last:
             session.release(self.name, step)
         return out
+
+    def _call(self, session: Session, step: Step, forced: str = "") -> Call:
+        writes = self._card.writes_in_place
+        return Call(self.name, self._strategy, session, step, writes, self._model, self._timesteps, forced)
+
+    def _model(self) -> nn.Module | None:
+        transformer = self.transformer()
+        return None if transformer is None else uncompiled(transformer)
+
+    def _timesteps(self) -> Sequence[float] | None:
+        counted = self._sessions.get(self._host.key).mark(self.name).tally.distrusted
+        if self._clock is None or self._host.step is not None or counted:
+            return None
+        return self._clock.timesteps()
 
     def generation_over(self) -> None:
         """The host says that its generation has ended: forget what it left."""

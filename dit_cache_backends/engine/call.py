@@ -1,6 +1,7 @@
 """One forward of one transformer: spans are entered, run or skipped, and left."""
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -59,7 +60,18 @@ class StackState:
 class Call:
     """Drives the blocks of one transformer through one forward."""
 
-    __slots__ = ("_card_writes", "_closed", "_forced", "_name", "_session", "_states", "_step", "_strategy")
+    __slots__ = (
+        "_card_writes",
+        "_closed",
+        "_forced",
+        "_model",
+        "_name",
+        "_session",
+        "_states",
+        "_step",
+        "_strategy",
+        "_timesteps",
+    )
 
     def __init__(
         self,
@@ -68,9 +80,13 @@ class Call:
         session: Session,
         step: Step,
         writes_in_place: bool,
+        model: Callable[[], nn.Module | None],
+        timesteps: Callable[[], Sequence[float] | None],
         forced: str = "",
     ) -> None:
         self._name = name
+        self._model = model
+        self._timesteps = timesteps
         self._strategy = strategy
         self._session = session
         self._step = step
@@ -175,7 +191,10 @@ class Call:
                 plan.depth,
                 step.branch,
                 peers,
+                session.shared.setdefault((self._name, plan.number, step.branch), {}),
                 session.summary.count,
+                self._model,
+                self._timesteps,
             )
             slot = session.slots[key] = Slot(self._strategy.gate(place))
         slot.last_step = step.run_index

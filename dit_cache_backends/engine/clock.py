@@ -4,6 +4,7 @@ A host may tell the step; a pipeline's scheduler may show it; else it is counted
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -123,6 +124,10 @@ class Clock(ABC):
 
     def run(self) -> object | None:
         """An object that lives as long as the present generation and is another one in the next; None if unknown."""
+        return None
+
+    def timesteps(self) -> Sequence[float] | None:
+        """Every timestep of the present generation in order; None where this clock does not know them beforehand."""
         return None
 
     @abstractmethod

@@ -1,7 +1,7 @@
 """When: at the entry of a span a gate says run or skip."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,8 +73,14 @@ class Place:
     branch: str
     peers: Mapping[str, "Gate"]
     """The gates of the branches that came to this span before, by branch, in that order."""
+    shared: MutableMapping[str, Any]
+    """What the gates of this stack's spans on this branch know together, thrown away with them."""
     report: Callable[[str, str], None]
     """Counts an event in the summary: its kind, and what happened."""
+    model: Callable[[], nn.Module | None]
+    """The transformer, as the model's library made it; None once it is gone."""
+    timesteps: Callable[[], Sequence[float] | None]
+    """The timesteps of the whole run, by the step's ``run_index``; None where no scheduler tells them."""
 
 
 class Gate(ABC):

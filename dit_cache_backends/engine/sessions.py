@@ -5,7 +5,7 @@ import threading
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -73,6 +73,8 @@ class Session:
         self.key = key
         self.total = total
         self.slots: dict[SlotKey, Slot] = {}
+        self.shared: dict[tuple[str, int, str], dict[str, Any]] = {}
+        """What the gates of one stack, of one branch, know together: transformer, stack, branch."""
         self.marks: dict[str, Mark] = {}
         self.summary = Summary()
         self.started = False
@@ -141,6 +143,7 @@ class Session:
         """Forget the slots of one transformer, or of all; their tensors go with them."""
         for key in [key for key in self.slots if transformer in (None, key.transformer)]:
             del self.slots[key]
+        self._forget_shared()
         if transformer is None:
             self.over = True
             self._forget_timesteps(self.marks)
@@ -154,8 +157,15 @@ class Session:
             done = key.transformer == transformer and key.branch == step.branch
             if done or slot.last_step < step.run_index - 1:
                 del self.slots[key]
+        self._forget_shared()
         self.over = not self.slots
         self._forget_timesteps(self.marks if self.over else (transformer,))
+
+    def _forget_shared(self) -> None:
+        """What no slot's gate can reach any more."""
+        live = {(key.transformer, key.branch) for key in self.slots}
+        for key in [key for key in self.shared if (key[0], key[2]) not in live]:
+            del self.shared[key]
 
     def _forget_timesteps(self, transformers: Iterable[str]) -> None:
         for transformer in transformers:
@@ -164,7 +174,7 @@ class Session:
     def tensors(self) -> Iterator[Tensor]:
         """Every tensor held in the slots (for measuring memory)."""
         seen: set[int] = set()
-        todo: list[object] = list(self.slots.values())
+        todo: list[object] = [*self.slots.values(), *self.shared.values()]
         while todo:
             thing = todo.pop()
             if id(thing) in seen:
