@@ -15,7 +15,11 @@ STEPS = 28
 
 
 def write(
-    folder: Path, seconds: float, phases: tuple[tuple[int, float], ...] = flow.PHASES, device: str = "cpu"
+    folder: Path,
+    seconds: float,
+    phases: tuple[tuple[int, float], ...] = flow.PHASES,
+    distilled: tuple[tuple[int, float], ...] = flow.GUIDED_PHASES,
+    device: str = "cpu",
 ) -> str:
     """Scores the pipeline in `folder` on held-out prompts, writes `folder`/README.md and gives back the scores."""
     pipeline = demo.load_demo(folder)
@@ -42,8 +46,10 @@ def write(
         "warm_up": flow.WARM_UP,
         "batch": flow.BATCH,
         "empty": flow.EMPTY,
+        "guided": sum(n for n, _ in distilled),
+        "guidance": flow.GUIDANCE,
         "ema": flow.EMA,
-        "steps": sum(n for n, _ in phases),
+        "steps": sum(n for n, _ in (*phases, *distilled)),
         "minutes": seconds / 60,
         "where": "one GPU" if device.startswith("cuda") else "one CPU core",
         "prompts": PROMPTS,
@@ -101,7 +107,9 @@ the transformer has seen it, and all scores below are of these. No picture and n
 {polish} of the decoder on latents that the transformer, after each of its phases, had found in noisy ones; batch
 {vae_batch}. Transformer: flow matching as FLUX (the target is noise minus data), logit-normal times, AdamW
 ({rates}, warm-up {warm_up}, cosine), batch {batch}, {empty:.0%} empty sentences, gradients clipped at 1,
-weights averaged with {ema}, float32. The transformer's {steps:,} steps took {minutes:.0f} minutes on {where}.
+weights averaged with {ema}, float32. Then guidance was distilled into it, as into FLUX.1-dev (Meng et al., arXiv
+2210.03142): in {guided:,} more steps a plain call learned to give what two calls with `true_cfg_scale={guidance:g}`
+gave. The transformer's {steps:,} steps took {minutes:.0f} minutes on {where}.
 
 ## Scores
 

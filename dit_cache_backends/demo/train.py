@@ -135,7 +135,7 @@ def main(arguments: list[str] | None = None) -> None:
             polish_stage(given.out, pipeline, phase, given.device)
     guided = guided_stage(given.out, pipeline, latents, rows, (tokens, pooled), given)
     assembly.export(pipeline, folder)
-    log(card.write(folder, run.seconds + guided.seconds, phases, given.device))
+    log(card.write(folder, run.seconds + guided.seconds, phases, guided.phases, given.device))
 
 
 if __name__ == "__main__":

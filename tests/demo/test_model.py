@@ -1,3 +1,5 @@
+import copy
+
 """The model that is shipped."""
 
 import json
@@ -157,12 +159,38 @@ def test_the_loss_falls_when_there_is_something_to_learn(tmp_path: Path):
 
     def loss() -> float:
         with torch.no_grad():
-            return float(run.loss(data[:32], tokens[sentence[:32]], pooled[sentence[:32]], seed=1))
+            text = tokens[sentence[:32]], pooled[sentence[:32]]
+            return float(run.loss(data[:32], text, (tokens[:1], pooled[:1]), seed=1))
 
     losses.append(loss())
     run.train(data, sentence, tokens, pooled, lambda _: None, log=lambda _: None)
     losses.append(loss())
     assert losses[1] < 0.5 * losses[0]
+
+
+def test_a_student_learns_to_give_without_guidance_what_its_teacher_gives_with_it(tmp_path: Path):
+    torch.manual_seed(0)
+    teacher = _small().requires_grad_(False)
+    tokens, pooled, latents = torch.randn(3, 5, 16), torch.randn(3, 8), torch.randn(40, 4, 16)
+    noisy, t, text = (
+        latents[:20],
+        torch.full((20,), 0.5),
+        (tokens[1:2].expand(20, -1, -1), pooled[1:2].expand(20, -1)),
+    )
+    empty = tokens[:1].expand(20, -1, -1), pooled[:1].expand(20, -1)
+    with torch.no_grad():
+        given, without = (flow.velocity(teacher, noisy, t, *words) for words in (text, empty))
+    guided = without + flow.GUIDANCE * (given - without)
+
+    run = flow.Run(
+        copy.deepcopy(teacher).requires_grad_(True), tmp_path / "run.pt", "cpu", ((250, 5e-3),), teacher
+    )
+    run.train(latents, torch.ones(40, dtype=torch.long), tokens, pooled, lambda _: None, log=lambda _: None)
+    with torch.no_grad():
+        learned = flow.velocity(run.model.eval(), noisy, t, *text)
+        left_alone = flow.velocity(run.model, noisy, t, *empty)
+    assert (learned - guided).norm() < 0.35 * (given - guided).norm()
+    assert (left_alone - without).norm() < 0.5 * (given - without).norm()
 
 
 def test_the_learning_rate_warms_up_and_falls_once_per_phase():
