@@ -1,60 +1,21 @@
 """One forward of one transformer: spans are entered, run or skipped, and left."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from dit_cache_backends.engine.clock import Step
-from dit_cache_backends.engine.gates import Decision, Place, Probe
+from dit_cache_backends.engine.gates import Ahead, Decision, Place, Probe
 from dit_cache_backends.engine.plan import Site, StackPlan, Strategy
 from dit_cache_backends.engine.sessions import Session, Slot, SlotKey, signature
 from dit_cache_backends.engine.spans import Streams
+from dit_cache_backends.engine.visit import ABSENT, SAME, SUM, HandedOut, StackState, Visit, versions
 from dit_cache_backends.errors import CardError
 from dit_cache_backends.summary import Row
-
-ABSENT, SAME, SUM = "absent", "same", "sum"
-"""What a span does to a stream: returns None for it, hands on the very tensor, or adds to it."""
-
-
-class Visit:
-    """A span that was entered in this forward."""
-
-    __slots__ = ("called", "copies", "decision", "entered", "left", "probe", "result", "slot", "versions")
-
-    def __init__(
-        self, entered: Site, slot: Slot, probe: Probe, decision: Decision, result: Streams | None
-    ) -> None:
-        self.entered = entered
-        self.slot = slot
-        self.probe = probe
-        self.decision = decision
-        self.result = result
-        """What the span hands out where it is skipped, made at its entry; None where it runs."""
-        self.called = 0
-        """The blocks that the model called, a bit each."""
-        self.left = False
-        self.versions: tuple[int, ...] = ()
-        self.copies: Streams = ()
-        if result is None and not entered.writes_known:
-            # Tensors made in inference mode keep no version counter: then compare what was in them, once.
-            if any(stream is not None and stream.is_inference() for stream in probe.streams):
-                self.copies = tuple(None if stream is None else stream.clone() for stream in probe.streams)
-            else:
-                self.versions = _versions(probe.streams)
-
-
-class StackState:
-    """What one forward has seen of one stack."""
-
-    __slots__ = ("entry", "passes", "row", "visits")
-
-    def __init__(self, plan: StackPlan, row: Row) -> None:
-        self.entry: Streams | None = None
-        self.passes = 0
-        self.visits: list[Visit | None] = [None] * len(plan.spans)
-        self.row = row
 
 
 class Call:
@@ -161,6 +122,7 @@ class Call:
         if any(visit is not None for visit in state.visits):
             self._closed.extend(visit for visit in state.visits if visit is not None)
             state.visits = [None] * len(state.visits)
+            state.foretold.clear()
             state.entry = None
             state.passes += 1
 
@@ -199,18 +161,50 @@ class Call:
             slot = session.slots[key] = Slot(self._strategy.gate(place))
         slot.last_step = step.run_index
         kept = self._keep(streams)
-        probe = Probe(state.entry or kept, kept, module, args, kwargs)
+        ahead = None if self._card_writes else partial(self._ahead, state, plan, number)
+        probe = Probe(state.entry or kept, kept, module, args, kwargs, ahead)
+        if state.foretold:
+            if state.handed_out is not None and state.handed_out.comes_in(number, streams[0]):
+                probe.measured = state.foretold.get(number)
+            else:
+                state.foretold.clear()
         decision = self._decide(slot, probe, streams)
         row = state.row
         if decision.difference is not None:
             row.differences.append(decision.difference)
-        if decision.reason and decision.reason not in row.reason.split(", "):
+        if decision.reason != row.reason and decision.reason not in ("", *row.reason.split(", ")):
             row.reason = f"{row.reason}, {decision.reason}" if row.reason else decision.reason
         if decision.run:
             return Visit(site, slot, probe, decision, None)
-        result = self._predict(slot, streams)
+        if number + 1 in state.foretold:
+            # Tensors of inference mode have no version by which a write of the model between its blocks could be seen.
+            with torch.inference_mode(False), torch.no_grad():
+                result = self._predict(slot, streams)
+            main = result[0]
+            state.handed_out = (
+                None if main is None or main.is_inference() else HandedOut(number, main, main._version)
+            )
+        else:
+            result = self._predict(slot, streams)
         slot.gate.observe(step, probe, decision)
         return Visit(site, slot, probe, decision, result)
+
+    def _ahead(self, state: StackState, plan: StackPlan, number: int, probe: Probe) -> Iterator[Ahead]:
+        """What ``Probe.ahead`` gives for span ``number``."""
+        state.foretold.clear()
+        slots, step, spans = self._session.slots, self._step, plan.spans
+        slot = slots.get(SlotKey(self._name, plan.first_span + number, step.branch, state.passes))
+        while slot is not None and slot.signature == signature(probe.streams):
+            number += 1
+            if number == len(spans) or spans[number].start != spans[number - 1].stop:
+                return
+            following = slots.get(SlotKey(self._name, plan.first_span + number, step.branch, state.passes))
+            if following is None:
+                return
+            result = self._predict(slot, probe.streams)
+            probe = Probe(probe.entry, result, probe.block, probe.args, probe.kwargs)
+            slot = following
+            yield Ahead(slot.gate, probe, partial(state.foretold.__setitem__, number))
 
     def _decide(self, slot: Slot, probe: Probe, streams: Streams) -> Decision:
         if self._forced:
@@ -258,7 +252,7 @@ class Call:
         probe.exit = after
         if not self._card_writes:
             self._refuse_writes(visit, site, before)
-        if not step.last:
+        if not step.last and visit.decision.store:
             found = signature(before)
             if found != slot.signature:
                 slot.signature = found
@@ -303,16 +297,12 @@ class Call:
             wrote = any(now is not None and then is not None and not _same(now, then) for now, then in pairs)
             visit.entered.writes_known = True
         else:
-            wrote = visit.versions != _versions(before) if visit.versions else False
+            wrote = visit.versions != versions(before) if visit.versions else False
         if wrote:
             raise CardError(
                 f"{site.label}: the blocks write into the tensors they are given, so that what they add cannot be "
                 "seen. Set `writes_in_place=True` in the card of this model."
             )
-
-
-def _versions(streams: Streams) -> tuple[int, ...]:
-    return tuple(-1 if stream is None or stream.is_inference() else stream._version for stream in streams)
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

@@ -1,9 +1,9 @@
 """When: at the entry of a span a gate says run or skip."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,8 @@ class Decision:
     """Why, in a few words, for the summary: "warm-up", "difference", ..."""
     difference: float | None = None
     """The number the decision was taken by, where there is one."""
+    store: bool = True
+    """Whether what the span adds is shown to its predictors; False where this gate will never skip."""
 
     def __bool__(self) -> bool:
         return self.run
@@ -29,7 +31,7 @@ class Decision:
 class Probe:
     """What a gate may look at when a span is entered. Tensors are the model's own: read them, never write."""
 
-    __slots__ = ("_change", "args", "block", "entry", "exit", "kwargs", "streams")
+    __slots__ = ("_change", "_look_ahead", "args", "block", "entry", "exit", "kwargs", "measured", "streams")
 
     def __init__(
         self,
@@ -38,6 +40,7 @@ class Probe:
         block: nn.Module,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
+        look_ahead: "Callable[[Probe], Iterator[Ahead]] | None" = None,
     ) -> None:
         self.entry = entry
         """The streams as they came into the stack, before its first block."""
@@ -49,7 +52,21 @@ class Probe:
         self.kwargs = kwargs
         self.exit: Streams | None = None
         """The streams behind the span; known to ``observe`` when the span has run."""
+        self.measured: float | None = None
+        """The number that was told ahead for this entry."""
+        self._look_ahead = look_ahead
         self._change: Tensor | None = None
+
+    def ahead(self) -> "Iterator[Ahead]":
+        """The spans that follow without a block between, as they are entered if all before them are skipped.
+
+        For each its gate, its probe, and a function that takes the number measured there: it is the ``measured`` of the
+        probe that comes, if the span is entered with just that. Where the model adds something between its blocks it
+        is not. Nothing here waits for a device, so that a gate can measure several spans and read the numbers at once;
+        drop each probe when it is measured, to hold the streams of one span and not of all. ``block`` and arguments are
+        those of the present span. Ends where a span has nothing to be skipped with.
+        """
+        return iter(()) if self._look_ahead is None else self._look_ahead(self)
 
     @property
     def change(self) -> Tensor:
@@ -60,6 +77,14 @@ class Probe:
                 raise ValueError("The main stream of the stack is None; its card names another stream first.")
             self._change = here - entry
         return self._change
+
+
+class Ahead(NamedTuple):
+    """A span that may be entered soon; see ``Probe.ahead``."""
+
+    gate: "Gate"
+    probe: Probe
+    foretell: Callable[[float], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,73 @@
+"""What one forward has seen of its spans and stacks."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from dit_cache_backends.engine.gates import Decision, Probe
+from dit_cache_backends.engine.plan import Site, StackPlan
+from dit_cache_backends.engine.sessions import Slot
+from dit_cache_backends.engine.spans import Streams
+from dit_cache_backends.summary import Row
+
+ABSENT, SAME, SUM = "absent", "same", "sum"
+"""What a span does to a stream: returns None for it, hands on the very tensor, or adds to it."""
+
+
+class Visit:
+    """A span that was entered in this forward."""
+
+    __slots__ = ("called", "copies", "decision", "entered", "left", "probe", "result", "slot", "versions")
+
+    def __init__(
+        self, entered: Site, slot: Slot, probe: Probe, decision: Decision, result: Streams | None
+    ) -> None:
+        self.entered = entered
+        self.slot = slot
+        self.probe = probe
+        self.decision = decision
+        self.result = result
+        """What the span hands out where it is skipped, made at its entry; None where it runs."""
+        self.called = 0
+        """The blocks that the model called, a bit each."""
+        self.left = False
+        self.versions: tuple[int, ...] = ()
+        self.copies: Streams = ()
+        if result is None and not entered.writes_known:
+            # Tensors made in inference mode keep no version counter: then compare what was in them, once.
+            if any(stream is not None and stream.is_inference() for stream in probe.streams):
+                self.copies = tuple(None if stream is None else stream.clone() for stream in probe.streams)
+            else:
+                self.versions = versions(probe.streams)
+
+
+class HandedOut(NamedTuple):
+    """The main stream that a skipped span gave to the model, to know it again at the next span's entry."""
+
+    span: int
+    stream: Tensor
+    version: int
+
+    def comes_in(self, span: int, stream: Tensor | None) -> bool:
+        """Whether span number ``span`` follows and gets just that, with nothing written into it."""
+        return span == self.span + 1 and stream is self.stream and stream._version == self.version
+
+
+class StackState:
+    """What one forward has seen of one stack."""
+
+    __slots__ = ("entry", "foretold", "handed_out", "passes", "row", "visits")
+
+    def __init__(self, plan: StackPlan, row: Row) -> None:
+        self.entry: Streams | None = None
+        self.passes = 0
+        self.visits: list[Visit | None] = [None] * len(plan.spans)
+        self.row = row
+        self.foretold: dict[int, float] = {}
+        """Numbers that gates measured ahead, by the span that they hold for if all spans before it are skipped."""
+        self.handed_out: HandedOut | None = None
+
+
+def versions(streams: Streams) -> tuple[int, ...]:
+    """How often each stream was written into; -1 where that is not counted."""
+    return tuple(-1 if stream is None or stream.is_inference() else stream._version for stream in streams)
