@@ -271,6 +271,58 @@ _add(
     **_free("mid", taylorseer_cache_type="hidden_states", **_BACK, **_seer(2, encoder=False)),
 )
 
+# FoCa.
+_FOCA = {"calibrator": "foca"}
+_add("foca", ("flux", "qwen_image", "wan22", "hunyuan_video", "dit", "pixart"), **_free("mid", **_FOCA))
+_add("foca-text-reused", ("sd3", "cogvideox"), **_free("mid", enable_encoder_calibrator=False, **_FOCA))
+_add(
+    "foca-fast-static",
+    ("flux", "wan", "pixart"),
+    scm_steps_mask_policy="fast",
+    scm_steps_policy="static",
+    enable_foca=True,
+)
+_add(
+    "foca-uneven",
+    ("flux", "qwen_image", "dit"),
+    steps_computation_mask=_ODD_MASK,
+    steps_computation_policy="static",
+    **_FOCA,
+)
+_add("foca-F1B1", ("sd3", "flux", "cogvideox"), **_threshold("high", **_BACK, **_FOCA))
+_add("foca-hidden", ("flux", "wan"), **_free("mid", taylorseer_cache_type="hidden_states", **_FOCA))
+
+# DMD, with four steps computed in a row before any is skipped: see difference C1 of docs/parity.md.
+_ROWS_MASK = "1111000111100011110001111000"
+_DMD: dict[str, Any] = {
+    "calibrator": "dmd",
+    "steps_computation_mask": _ROWS_MASK,
+    "steps_computation_policy": "static",
+}
+_add("dmd", ("flux", "qwen_image", "wan", "hunyuan_video", "dit", "pixart"), **_DMD)
+_add("dmd-rank-2", ("flux", "wan"), **(_DMD | {"dmd_rank": 2, "dmd_ridge": 1e-6}))
+_LONG_ROWS_MASK = "1111111100111111000111111000"
+for _history in (4, 8):
+    _add(
+        f"dmd-history-{_history}",
+        ("flux", "qwen_image"),
+        dmd_history=_history,
+        dmd_svd_precision="high",
+        **(_DMD | {"steps_computation_mask": _LONG_ROWS_MASK}),
+    )
+_add("dmd-text-reused", ("sd3", "flux"), enable_encoder_calibrator=False, **_DMD)
+_add("dmd-F1B1", ("sd3", "cogvideox"), **_BACK, **_DMD)
+_add("dmd-hidden", ("flux", "pixart"), taylorseer_cache_type="hidden_states", **_DMD)
+_add(
+    "dmd-refresh-repeat-9",
+    ("flux", "dit", "wan22"),
+    enable_dmd=True,
+    force_refresh_step_hint=9,
+    force_refresh_step_policy="repeat",
+    **_free(1.0, max_warmup_steps=6),
+)
+_add("dmd-batch-of-2", ("flux", "qwen_image"), batch=2, **_DMD)
+
 # Two branches.
 _add("shared-diff", CFG, cfg_diff_compute_separate=False, **_free("mid"))
 _add(

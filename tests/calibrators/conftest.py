@@ -1,0 +1,10 @@
+"""Every engine test is as in a run; one that needs gradients switches them on itself."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _as_in_a_run(as_in_a_run: None) -> None:
+    """For every test of this folder."""
