@@ -8,10 +8,20 @@ print(backend.summary())
 
 from dit_cache_backends.api import enable_cache
 from dit_cache_backends.backend import CacheBackend, Capabilities, SpanBackend
+from dit_cache_backends.calibrators import (
+    DMD,
+    CalibratorOptions,
+    Chebyshev,
+    FoCa,
+    Hermite,
+    Newton,
+    TaylorSeer,
+    make_calibrator,
+)
 from dit_cache_backends.config import option
 from dit_cache_backends.engine.clock import Step
 from dit_cache_backends.engine.gates import Decision, Gate, Place, Probe, relative_difference
-from dit_cache_backends.engine.predictors import Predictor, Reuse, TaylorSeer
+from dit_cache_backends.engine.predictors import Predictor, Reuse
 from dit_cache_backends.engine.spans import Span, Stream, Streams
 from dit_cache_backends.errors import (
     AlreadyEnabledError,
@@ -35,15 +45,21 @@ __all__ = [
     "BackendLoadError",
     "BlockList",
     "CacheBackend",
+    "CalibratorOptions",
     "Capabilities",
     "Card",
     "CardError",
+    "Chebyshev",
     "ConfigError",
+    "DMD",
     "Decision",
     "DitCacheError",
     "DuplicateBackendError",
     "Event",
+    "FoCa",
     "Gate",
+    "Hermite",
+    "Newton",
     "NotEnabledError",
     "Omni",
     "OmniDiffusionSamplingParams",
@@ -66,6 +82,7 @@ __all__ = [
     "get_cache_backend",
     "list_cache_backends",
     "list_cards",
+    "make_calibrator",
     "option",
     "register_card",
     "relative_difference",

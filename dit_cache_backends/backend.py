@@ -1,7 +1,7 @@
 """What a host sees of a backend, and what the author of a strategy subclasses."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -18,9 +18,10 @@ from dit_cache_backends.engine.predictors import Predictor, Reuse
 from dit_cache_backends.engine.sessions import Sessions
 from dit_cache_backends.engine.spans import Span, Stream
 from dit_cache_backends.engine.wrap import attach, detach, is_attached
-from dit_cache_backends.errors import AlreadyEnabledError, NotEnabledError
-from dit_cache_backends.models import card_for
+from dit_cache_backends.errors import AlreadyEnabledError, ConfigError, NotEnabledError
+from dit_cache_backends.models import card_for, uncompiled
 from dit_cache_backends.models.card import Card
+from dit_cache_backends.parts import Parts, given_options
 from dit_cache_backends.pipelines import SchedulerClock, transformers_of, weakly
 from dit_cache_backends.summary import Summary
 
@@ -85,6 +86,7 @@ class SpanBackend(CacheBackend):
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
+        self._parts = Parts(self, given_options(type(self).Config, config))
         self._host = Host()
         self._enabled: list[_Enabled] = []
         self._generations: list[Sessions] = []
@@ -111,6 +113,38 @@ class SpanBackend(CacheBackend):
         ``times`` is how often it has done so in this run.
         """
         return False
+
+    def prepare(self, transformer: nn.Module, card: Card, pipeline: object) -> None:
+        """Told each transformer that is about to be enabled, for what depends on the model and not on its depth alone.
+
+        Raises:
+            ConfigError: if the configuration does not fit the model; then nothing is enabled.
+        """
+
+    @classmethod
+    def preset(cls, name: str, steps: int | None) -> Mapping[str, Any]:
+        """The options that the preset ``name`` stands for in a run of ``steps`` steps (None: not known).
+
+        They may not change the layout, which is made before the number of steps is known.
+
+        Raises:
+            ConfigError: unless overridden, since a strategy has no presets of itself.
+        """
+        raise ConfigError(
+            f"{cls.name} has no presets; preset {name!r} was asked for. Give its options themselves."
+        )
+
+    def part(self, transformer: str, stack: str | None = None) -> "SpanBackend":
+        """The backend that serves one transformer, or one stack of it: this one where no override names it."""
+        return self._parts.of(transformer, stack)
+
+    def for_steps(self, total: int | None) -> "SpanBackend":
+        """The backend with the options of its preset for a run of ``total`` steps: this one where it has no preset."""
+        return self._parts.for_steps(total)
+
+    def settings(self) -> dict[str, Any]:
+        """The options that were given or that a preset stands for, for the summary."""
+        return self._parts.settings()
 
     def calls_per_step(self) -> int:
         """Calls that a bare transformer makes in a step where no timestep argument tells the steps apart."""
@@ -139,6 +173,10 @@ class SpanBackend(CacheBackend):
             _refuse_others(name, module)
             known = card or card_for(module)
             made.append((Attachment(module, name, known, self, sessions, self._host, clock, counted), module))
+        self._parts.check_names((each.name, plan.name) for each, _ in made for plan in each.plans)
+        for attachment, module in made:
+            for plan in attachment.plans:
+                plan.strategy.prepare(uncompiled(module), card or card_for(module), pipeline)
         enabled = _Enabled(weakly(pipeline), sessions, [])
         try:
             for attachment, module in made:

@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -39,14 +39,25 @@ def demo(
     full: Annotated[
         bool, typer.Option("--full", help="Every mask policy, on 32 prompts: minutes instead of seconds.")
     ] = False,
+    strategies: Annotated[
+        bool,
+        typer.Option(
+            "--strategies", help="Every strategy, predictor and preset, on 16 prompts, with a plot."
+        ),
+    ] = False,
     report: Annotated[Path | None, typer.Option(help="Write the table to this Markdown file, too.")] = None,
 ) -> None:
     """Draw with the shipped model, dense and cached, and compare time and picture."""
     with _readable_errors():
         _quiet()
+        if full and strategies:
+            raise typer.BadParameter("give one of --full and --strategies")
         from dit_cache_backends.demo.run import main
 
-        main(prompts or (), num_inference_steps, seed, output, full, report)
+        comparison: Literal["short", "full", "strategies"] = (
+            "full" if full else "strategies" if strategies else "short"
+        )
+        main(prompts or (), num_inference_steps, seed, output, comparison, report)
 
 
 @app.command()

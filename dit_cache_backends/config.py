@@ -79,6 +79,32 @@ def make_config(config_class: type[T], source: object, backend_name: str) -> T:
         raise
 
 
+def layered(config_class: type, *layers: Mapping[str, Any]) -> dict[str, Any]:
+    """One mapping of options from several, the later over the earlier; aliases are written as what they stand for.
+
+    A later option also takes the place of those of its group: a mask given as a list that of a preset's policy.
+    """
+    rules = rules_of(config_class)
+    aliases = {alias: name for name, (_, rule) in rules.items() for alias in rule.aliases}
+    result: dict[str, Any] = {}
+    for layer in layers:
+        named = {aliases.get(key, key): value for key, value in layer.items()}
+        groups = {rules[name][1].group for name in named if name in rules} - {""}
+        result = {
+            name: value
+            for name, value in result.items()
+            if name not in rules or rules[name][1].group not in groups
+        }
+        result |= named
+    return result
+
+
+def same_option(one: type, other: type, name: str) -> bool:
+    """Whether two configurations share the option ``name``: of the same type and meaning (its group and choices)."""
+    rules, others = rules_of(one), rules_of(other)
+    return name in rules and name in others and rules[name] == others[name]
+
+
 def _check_all(config_class: type, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     rules = rules_of(config_class)
     aliases = {alias: name for name, (_, rule) in rules.items() for alias in rule.aliases}

@@ -32,6 +32,8 @@ class Rule:
     exclusive_minimum: float | None = None
     exclusive_maximum: float | None = None
     aliases: tuple[str, ...] = ()
+    group: str = ""
+    """Options of one group say one thing in several ways: a more special setting of one replaces all of them."""
 
     def valid(self) -> str:
         """The allowed values in words; empty if the type alone decides."""
@@ -82,6 +84,7 @@ def option(
     exclusive_minimum: float | None = None,
     exclusive_maximum: float | None = None,
     aliases: Iterable[str] = (),
+    group: str = "",
 ) -> Any:
     """Declare an option: a dataclass field that knows its meaning and its range.
 
@@ -94,8 +97,10 @@ def option(
         exclusive_minimum: Numbers have to be above it.
         exclusive_maximum: Numbers have to be below it.
         aliases: Other names under which the option is accepted.
+        group: Shared by options that say one thing in several ways.
     """
-    rule = Rule(help, tuple(choices), minimum, maximum, exclusive_minimum, exclusive_maximum, tuple(aliases))
+    bounds = (minimum, maximum, exclusive_minimum, exclusive_maximum)
+    rule = Rule(help, tuple(choices), *bounds, tuple(aliases), group)
     metadata = {_RULE: rule}
     if isinstance(default, (list, dict, set)):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)

@@ -21,7 +21,14 @@ from dit_cache_backends.errors import (
 if TYPE_CHECKING:
     from dit_cache_backends.backend import CacheBackend
 
-__all__ = ["GROUP", "BackendInfo", "find_backend", "get_cache_backend", "list_cache_backends"]
+__all__ = [
+    "GROUP",
+    "BackendInfo",
+    "backend_class",
+    "find_backend",
+    "get_cache_backend",
+    "list_cache_backends",
+]
 
 GROUP = "dit_cache_backends"
 
@@ -73,7 +80,7 @@ def get_cache_backend(name: object, config: object = None) -> CacheBackend | Non
         return _make(name, config)
     if not isinstance(name, str):
         raise UnknownBackendError(f"{name!r} (a {type(name).__name__})", _by_name())
-    return _make(_get_class(_canonical(name)), config)
+    return _make(backend_class(name), config)
 
 
 def list_cache_backends() -> dict[str, BackendInfo]:
@@ -94,12 +101,20 @@ def find_backend(name: str) -> BackendInfo:
     return _info(_canonical(name), found)
 
 
-def _get_class(name: str) -> type[CacheBackend]:
-    found = _by_name().get(name)
+def backend_class(name: str) -> type[CacheBackend]:
+    """The class of an installed backend.
+
+    Raises:
+        UnknownBackendError: No backend of that name is installed.
+        DuplicateBackendError: Several distributions offer one of that name.
+        BackendLoadError: It is installed but broken.
+    """
+    installed = _by_name()
+    found = installed.get(_canonical(name))
     if not found:
-        raise UnknownBackendError(name, _by_name())
+        raise UnknownBackendError(_canonical(name), installed)
     if len(found) > 1:
-        raise DuplicateBackendError(_conflict(name, found))
+        raise DuplicateBackendError(_conflict(_canonical(name), found))
     return _load(found[0])
 
 

@@ -40,6 +40,8 @@ class Summary:
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
+        self.settings: dict[tuple[str, str], dict[str, Any]] = {}
+        """The options in force that are not the default, by transformer and stack; a preset's beside its name."""
         self._events: Counter[tuple[str, str]] = Counter()
 
     def count(self, kind: str, detail: str) -> None:
@@ -77,6 +79,20 @@ class Summary:
         """
         return [row.step for row in self._pick(transformer, branch, stack) if row.blocks_skipped]
 
+    def pruned_blocks(
+        self, transformer: str | None = None, branch: str | None = None, stack: str | None = None
+    ) -> dict[int, int]:
+        """How many blocks each step of the run skipped, 0 included; what is left out as for ``cached_steps``."""
+        return {row.step: row.blocks_skipped for row in self._pick(transformer, branch, stack)}
+
+    def pruned_ratio(
+        self, transformer: str | None = None, branch: str | None = None, stack: str | None = None
+    ) -> float:
+        """The share of the blocks that was skipped, between 0 and 1; what is left out as for ``cached_steps``."""
+        rows = self._pick(transformer, branch, stack)
+        skipped, ran = sum(row.blocks_skipped for row in rows), sum(row.blocks_run for row in rows)
+        return skipped / (skipped + ran) if rows else 0.0
+
     def diffs(
         self, transformer: str | None = None, branch: str | None = None, stack: str | None = None
     ) -> dict[int, float]:
@@ -97,6 +113,10 @@ class Summary:
             "rows": [
                 asdict(row) | {"differences": [d if math.isfinite(d) else None for d in row.differences]}
                 for row in self.rows
+            ],
+            "settings": [
+                {"transformer": transformer, "stack": stack, "options": options}
+                for (transformer, stack), options in self.settings.items()
             ],
             "events": [asdict(event) for event in self.events],
         }
@@ -122,10 +142,12 @@ class Summary:
                 *_columns(table),
             ]
             for transformer, branch, stack in self.series():
-                steps = (
-                    ", ".join(str(step) for step in self.cached_steps(transformer, branch, stack)) or "none"
-                )
+                steps = self._cached_text(transformer, branch, stack)
                 lines.append(f"cached steps of {transformer}, branch {branch}, {stack}: {steps}")
+        for (transformer, stack), options in self.settings.items():
+            if options:
+                told = ", ".join(f"{name}={value}" for name, value in options.items())
+                lines.append(f"options of {transformer}, {stack}: {told}")
         lines += [f"{event.kind} ({event.count}x): {event.detail}" for event in self.events]
         return "\n".join(lines)
 
@@ -138,6 +160,13 @@ class Summary:
         numbers = [f"{_percentile(values, p):.4f}" if values else "-" for p in (*_PERCENTILES, 100)]
         cached = sum(bool(row.blocks_skipped) for row in rows)
         return (transformer, branch, stack, str(len(rows)), str(cached), f"{run}/{run + skipped}", *numbers)
+
+    def _cached_text(self, transformer: str, branch: str, stack: str) -> str:
+        """The cached steps; each with the number of its skipped blocks where that is not always the same."""
+        skipped = {step: n for step, n in self.pruned_blocks(transformer, branch, stack).items() if n}
+        if len(set(skipped.values())) < 2:
+            return ", ".join(map(str, skipped)) or "none"
+        return ", ".join(f"{step} ({n})" for step, n in skipped.items()) + "; (blocks skipped)"
 
     def _pick(self, transformer: str | None, branch: str | None, stack: str | None) -> list[Row]:
         rows = self.rows

@@ -8,9 +8,9 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from dit_cache_backends.demo.settings import FULL, SHORT, Setting
+from dit_cache_backends.demo.settings import FULL, SHORT, STRATEGIES, Setting
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -37,6 +37,8 @@ class Result:
     psnr: list[float] = field(default_factory=list)
     ssim: list[float] = field(default_factory=list)
     adherent: list[bool] = field(default_factory=list)
+    held: int = 0
+    """Bytes that the backend holds at the most, within one picture."""
 
     def speed_up(self, dense: Result, part: str = "seconds") -> float:
         """Median over the prompts of how many times faster than dense; each pair was timed one after the other."""
@@ -65,9 +67,10 @@ def compare(
     from dit_cache_backends.demo import adherence, metrics
 
     results = [Result(setting) for setting in settings]
-    _draw(
-        pipeline, prompts[0], settings[0], 2, seed
-    )  # the first call of a process pays for what others find ready
+    # The first call of a process pays for what others find ready.
+    _draw(pipeline, prompts[0], settings[0], 2, seed)
+    for result in results:
+        result.held = _held(pipeline, prompts[0], result.setting, steps)
     for number, prompt in enumerate(prompts):
         scored = _has_grammar(prompt)
         for result in results:
@@ -93,11 +96,34 @@ def _draw(pipeline: Any, prompt: str, setting: Setting, steps: int, seed: int) -
 
     steps = setting.steps or steps
     params = OmniDiffusionSamplingParams(num_inference_steps=steps, seed=seed, output_type="pil")
-    name = None if setting.config is None else "cache_dit"
+    name = None if setting.config is None else setting.backend
     with Omni(pipeline, cache_backend=name, cache_config=setting.config) as omni:
         output = omni.generate(prompt, params, use_tqdm=False)[0]
     model = pipeline.transformer
     return output, steps * (len(model.transformer_blocks) + len(model.single_transformer_blocks))
+
+
+def _held(pipeline: Any, prompt: str, setting: Setting, steps: int) -> int:
+    """The most bytes that the backend holds between two steps; what several tensors share counts once."""
+    from dit_cache_backends.api import enable_cache
+    from dit_cache_backends.backend import SpanBackend
+    from dit_cache_backends.demo import paint
+
+    if setting.config is None:
+        return 0
+    most = 0
+
+    def look(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        nonlocal most
+        if not isinstance(backend, SpanBackend):
+            return tensors
+        storages = [tensor.untyped_storage() for tensor in backend.held_tensors()]
+        most = max(most, sum({each.data_ptr(): each.nbytes() for each in storages}.values()))
+        return tensors
+
+    with enable_cache(pipeline, setting.backend, **setting.config) as backend:
+        paint(pipeline, [prompt], num_inference_steps=setting.steps or steps, callback_on_step_end=look)
+    return most
 
 
 def _has_grammar(prompt: str) -> bool:
@@ -111,8 +137,23 @@ def _has_grammar(prompt: str) -> bool:
     return True
 
 
+Comparison = Literal["short", "full", "strategies"]
+COMPARISONS: dict[Comparison, tuple[tuple[Setting, ...], int]] = {
+    "short": (SHORT, 0),
+    "full": (FULL, 32),
+    "strategies": (STRATEGIES, 16),
+}
+"""The settings and how many held-out prompts they draw."""
+
+MEMORY = """"Memory held" is what the backend keeps between two steps at the most; the model's weights take 18 MB.
+"""
+BEAT = """
+The line to beat is the dense run of fewer steps: it costs as much as a cached run that computes as many, and keeps
+nothing. A setting below that line in the plot is not worth its cache.
+"""
+
 HEADS = ("configuration", "seconds", "speed-up", "blocks run", "cached steps", "PSNR", "SSIM", "as asked")
-FULL_HEADS = (*HEADS[:3], "transformer speed-up", *HEADS[3:])
+FULL_HEADS = (*HEADS[:3], "transformer speed-up", *HEADS[3:], "memory held")
 
 
 def cells(result: Result, dense: Result, full: bool) -> tuple[str, ...]:
@@ -129,6 +170,7 @@ def cells(result: Result, dense: Result, full: bool) -> tuple[str, ...]:
         "-" if same else f"{statistics.mean(result.psnr):.1f} ({min(result.psnr):.1f})",
         "-" if same else f"{statistics.mean(result.ssim):.4f}",
         f"{statistics.mean(result.adherent):.0%}" if result.adherent else "-",
+        *((f"{result.held / 1024:.0f} KB",) if full else ()),
     )
 
 
@@ -137,29 +179,30 @@ def main(
     steps: int = STEPS,
     seed: int = 0,
     output: Path = Path("dit-cache-demo.png"),
-    full: bool = False,
+    comparison: Comparison = "short",
     report: Path | None = None,
 ) -> list[Result]:
     """Load the shipped model, compare, print the table and write the sheet of pictures.
 
     Args:
-        prompts: what to draw; the demo's own prompts unless given, with ``full`` 32 held-out ones.
+        prompts: what to draw; the demo's own prompts unless given, in a longer comparison held-out ones.
         steps: denoising steps.
         seed: of the first prompt's noise.
         output: where the sheet goes.
-        full: compare every mask policy instead of a few.
+        comparison: a few settings, every mask policy ("full"), or every strategy, predictor and preset, with a plot.
         report: also write the table to this Markdown file.
     """
     import torch
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from dit_cache_backends.demo import DEMO_PROMPTS, held_out_prompts, load_demo, sheet
+    from dit_cache_backends.demo import DEMO_PROMPTS, held_out_prompts, load_demo, plot, sheet
 
     # One thread: at this size more threads wait for each other longer than they work.
     torch.set_num_threads(1)
-    chosen = list(prompts) or (held_out_prompts(32) if full else list(DEMO_PROMPTS))
-    settings = FULL if full else SHORT
+    settings, count = COMPARISONS[comparison]
+    full = comparison != "short"
+    chosen = list(prompts) or (held_out_prompts(count) if full else list(DEMO_PROMPTS))
     console = Console()
     if not console.is_terminal:  # piped: as wide as the table
         console = Console(width=160)
@@ -177,11 +220,16 @@ def main(
         )
     console.print(_table(results, full))
     shown = min(len(chosen), 8)
-    rows = [(result.setting.label, result.pictures[:shown]) for result in _shown(results)]
-    sheet.make(chosen[:shown], rows, output)
+    if comparison == "strategies":
+        plot.make(results, output)
+    else:
+        rows = [(result.setting.label, result.pictures[:shown]) for result in _shown(results)]
+        sheet.make(chosen[:shown], rows, output)
     console.print(f"{len(chosen)} prompts, {steps} steps. The pictures: {output}")
     if report is not None:
-        report.write_text(_markdown(results, full, steps, len(chosen), output, report), encoding="utf-8")
+        report.write_text(
+            _markdown(results, comparison, steps, len(chosen), output, report), encoding="utf-8"
+        )
         console.print(f"The table: {report}")
     return results
 
@@ -207,10 +255,16 @@ def _table(results: Sequence[Result], full: bool) -> Any:
 
 
 def _markdown(
-    results: Sequence[Result], full: bool, steps: int, prompts: int, picture: Path, report: Path
+    results: Sequence[Result],
+    comparison: Comparison,
+    steps: int,
+    prompts: int,
+    picture: Path,
+    report: Path,
 ) -> str:
     import torch
 
+    full = comparison != "short"
     heads = FULL_HEADS if full else HEADS
     rows = [
         heads,
@@ -219,19 +273,19 @@ def _markdown(
     ]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     path = Path(os.path.relpath(picture, report.parent)).as_posix()
-    command = (
-        f"dit-cache demo{' --full' if full else ''} --output docs/{picture.name} --report docs/{report.name}"
-    )
-    return f"""# The demo model, cached
+    asked = f" --{comparison}" if full else ""
+    command = f"dit-cache demo{asked} --output docs/{picture.name} --report docs/{report.name}"
+    title = "Every strategy on the demo model" if comparison == "strategies" else "The demo model, cached"
+    return f"""# {title}
 
 Made by `{command}`: {prompts} held-out prompts, {steps} steps, one thread of a {platform.machine()} CPU,
 torch {torch.__version__}. Seconds are the median of a whole call, from prompt to picture; a speed-up is the median over
 the prompts of dense seconds over cached ones, each pair measured one after the other. PSNR (in dB, the worst picture in
 brackets; {SAME_DB:.0f} for an equal one) and SSIM compare with the dense picture of the same noise. "As asked" is the
 share of pictures whose shapes, colours, sizes, background and relation are those of the prompt, measured from the
-pixels.
-
+pixels. {MEMORY if full else ""}
+{BEAT if comparison == "strategies" else ""}
 {table}
 
-![dense and cached pictures]({path})
+![{"quality over speed-up" if comparison == "strategies" else "dense and cached pictures"}]({path})
 """

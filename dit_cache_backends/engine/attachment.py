@@ -4,6 +4,7 @@ import inspect
 import threading
 import weakref
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -52,7 +53,7 @@ class Attachment:
         self.transformer = weakref.ref(transformer)
         self.local = _Local()
         self._card = card
-        self._strategy = strategy
+        self._restarts = strategy.part(name).restarts
         self._sessions = sessions
         self._host = host
         self._clock = clock
@@ -85,7 +86,8 @@ class Attachment:
             finally:
                 self.local.plain = False
         session, step = self._begin(args, kwargs)
-        call = self.local.call = self._call(session, step)
+        argument = partial(self._argument, args=args, kwargs=kwargs)
+        call = self.local.call = self._call(session, step, argument)
         try:
             out = run(*args, **kwargs)
             if not call.finish():
@@ -95,7 +97,7 @@ class Attachment:
                     "last ran; the forward was made again in full.",
                 )
                 session.drop(self.name)
-                call = self.local.call = self._call(session, step, "other blocks called")
+                call = self.local.call = self._call(session, step, argument, "other blocks called")
                 out = run(*args, **kwargs)
                 call.finish()
         except BaseException:
@@ -108,9 +110,9 @@ class Attachment:
             session.release(self.name, step)
         return out
 
-    def _call(self, session: Session, step: Step, forced: str = "") -> Call:
+    def _call(self, session: Session, step: Step, argument: Callable[[str], Any], forced: str = "") -> Call:
         writes = self._card.writes_in_place
-        return Call(self.name, self._strategy, session, step, writes, self._model, self._timesteps, forced)
+        return Call(self.name, session, step, writes, self._model, self._timesteps, argument, forced)
 
     def _model(self) -> nn.Module | None:
         transformer = self.transformer()
@@ -185,7 +187,7 @@ class Attachment:
         else:
             argument = None if self._timestep is None else self._argument(self._timestep, args, kwargs)
             session, reading = self._read(session, branch, Timestep(argument))
-        step = session.place(self.name, reading, branch, self._strategy.restarts)
+        step = session.place(self.name, reading, branch, self._restarts)
         return session, step
 
     def _read(self, session: Session, branch: str | None, timestep: Timestep) -> tuple[Session, Reading]:

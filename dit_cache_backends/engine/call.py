@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dit_cache_backends.engine.clock import Step
 from dit_cache_backends.engine.gates import Ahead, Decision, Place, Probe
-from dit_cache_backends.engine.plan import Site, StackPlan, Strategy
+from dit_cache_backends.engine.plan import Site, StackPlan
 from dit_cache_backends.engine.sessions import Session, Slot, SlotKey, signature
 from dit_cache_backends.engine.spans import Streams
 from dit_cache_backends.engine.visit import ABSENT, SAME, SUM, HandedOut, StackState, Visit, versions
@@ -22,6 +22,7 @@ class Call:
     """Drives the blocks of one transformer through one forward."""
 
     __slots__ = (
+        "_argument",
         "_card_writes",
         "_closed",
         "_forced",
@@ -30,25 +31,24 @@ class Call:
         "_session",
         "_states",
         "_step",
-        "_strategy",
         "_timesteps",
     )
 
     def __init__(
         self,
         name: str,
-        strategy: Strategy,
         session: Session,
         step: Step,
         writes_in_place: bool,
         model: Callable[[], nn.Module | None],
         timesteps: Callable[[], Sequence[float] | None],
+        argument: Callable[[str], Any],
         forced: str = "",
     ) -> None:
         self._name = name
+        self._argument = argument
         self._model = model
         self._timesteps = timesteps
-        self._strategy = strategy
         self._session = session
         self._step = step
         self._card_writes = writes_in_place
@@ -153,22 +153,25 @@ class Call:
                 plan.depth,
                 step.branch,
                 peers,
-                session.shared.setdefault((self._name, plan.number, step.branch), {}),
+                session.shared.setdefault((self._name, step.branch), {}),
                 session.summary.count,
                 self._model,
                 self._timesteps,
             )
-            slot = session.slots[key] = Slot(self._strategy.gate(place))
+            strategy = plan.strategy.for_steps(step.total)
+            session.summary.settings.setdefault((self._name, plan.name), dict(strategy.settings()))
+            slot = session.slots[key] = Slot(strategy.gate(place), strategy.predictor)
         slot.last_step = step.run_index
         kept = self._keep(streams)
         ahead = None if self._card_writes else partial(self._ahead, state, plan, number)
-        probe = Probe(state.entry or kept, kept, module, args, kwargs, ahead)
+        probe = Probe(state.entry or kept, kept, module, args, kwargs, ahead, self._argument)
         if state.foretold:
             if state.handed_out is not None and state.handed_out.comes_in(number, streams[0]):
                 probe.measured = state.foretold.get(number)
             else:
                 state.foretold.clear()
         decision = self._decide(slot, probe, streams)
+        probe.decided()
         row = state.row
         if decision.difference is not None:
             row.differences.append(decision.difference)
@@ -256,7 +259,7 @@ class Call:
             found = signature(before)
             if found != slot.signature:
                 slot.signature = found
-                slot.predictors = tuple(self._strategy.predictor(stream) for stream in site.plan.streams)
+                slot.predictors = tuple(slot.predictor(stream) for stream in site.plan.streams)
             slot.called = visit.called
             slot.dtypes = tuple(None if stream is None else stream.dtype for stream in after)
             slot.kinds = tuple(

@@ -31,7 +31,19 @@ class Decision:
 class Probe:
     """What a gate may look at when a span is entered. Tensors are the model's own: read them, never write."""
 
-    __slots__ = ("_change", "_look_ahead", "args", "block", "entry", "exit", "kwargs", "measured", "streams")
+    __slots__ = (
+        "_change",
+        "_look_ahead",
+        "args",
+        "argument",
+        "block",
+        "entry",
+        "exit",
+        "kwargs",
+        "measured",
+        "notes",
+        "streams",
+    )
 
     def __init__(
         self,
@@ -41,6 +53,7 @@ class Probe:
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         look_ahead: "Callable[[Probe], Iterator[Ahead]] | None" = None,
+        argument: Callable[[str], Any] = lambda name: None,
     ) -> None:
         self.entry = entry
         """The streams as they came into the stack, before its first block."""
@@ -50,6 +63,10 @@ class Probe:
         """The first block of the span."""
         self.args = args
         self.kwargs = kwargs
+        self.argument = argument
+        """An argument of the transformer's own call, by name; None where it was given none of that name."""
+        self.notes: dict[str, Any] = {}
+        """What a gate worked out when it was asked and needs again when it is told; gone with the call."""
         self.exit: Streams | None = None
         """The streams behind the span; known to ``observe`` when the span has run."""
         self.measured: float | None = None
@@ -67,6 +84,10 @@ class Probe:
         those of the present span. Ends where a span has nothing to be skipped with.
         """
         return iter(()) if self._look_ahead is None else self._look_ahead(self)
+
+    def decided(self) -> None:
+        """There is no looking ahead any more. It and this probe hold each other."""
+        self._look_ahead = None
 
     @property
     def change(self) -> Tensor:
@@ -99,7 +120,7 @@ class Place:
     peers: Mapping[str, "Gate"]
     """The gates of the branches that came to this span before, by branch, in that order."""
     shared: MutableMapping[str, Any]
-    """What the gates of this stack's spans on this branch know together, thrown away with them."""
+    """What the gates of this transformer on this branch know together, of every stack; thrown away with them."""
     report: Callable[[str, str], None]
     """Counts an event in the summary: its kind, and what happened."""
     model: Callable[[], nn.Module | None]

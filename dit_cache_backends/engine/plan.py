@@ -1,7 +1,7 @@
 """A card and a layout, worked out for one transformer: each block's site in its stack and span."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -22,6 +22,10 @@ class Strategy(Protocol):
     def gate(self, place: Place) -> Gate: ...
     def predictor(self, stream: Stream) -> Predictor: ...
     def restarts(self, index: int, times: int) -> bool: ...
+    def part(self, transformer: str, stack: str | None = None) -> "Strategy": ...
+    def for_steps(self, total: int | None) -> "Strategy": ...
+    def settings(self) -> Mapping[str, Any]: ...
+    def prepare(self, transformer: nn.Module, card: Card, pipeline: object) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,7 @@ class StackPlan:
     spans: tuple[Span, ...]
     first_span: int
     """The number of its first span among all spans of the transformer."""
+    strategy: Strategy
 
 
 @dataclass(slots=True)
@@ -137,8 +142,9 @@ def make_plans(
         depth = len(members)
         where = f"{name} ({card.transformer}), stack {stack.name!r} of {depth} blocks"
         streams = tuple(Stream(stream, number == 0) for number, stream in enumerate(stack.lists[0].takes))
-        spans = check_layout(_layout(strategy, depth, where), depth, where)
-        plan = StackPlan(len(plans), stack.name, streams, depth, spans, spans_before)
+        part = strategy.part(name, stack.name)
+        spans = check_layout(_layout(part, depth, where), depth, where)
+        plan = StackPlan(len(plans), stack.name, streams, depth, spans, spans_before, part)
         spans_before += len(spans)
         plans.append(plan)
         signatures: dict[tuple[type, str], tuple[tuple[int, str], ...]] = {}

@@ -13,7 +13,7 @@ from torch import Tensor
 from dit_cache_backends.engine.clock import Reading, Step, Tally, Timestep
 from dit_cache_backends.engine.gates import Gate
 from dit_cache_backends.engine.predictors import Predictor
-from dit_cache_backends.engine.spans import Streams
+from dit_cache_backends.engine.spans import Stream, Streams
 from dit_cache_backends.summary import Summary
 
 Signature = tuple[tuple[torch.Size, torch.dtype, torch.device] | None, ...]
@@ -39,10 +39,12 @@ class SlotKey(NamedTuple):
 class Slot:
     """What is remembered of one span on one branch: its gate, its predictors, and what they were fed."""
 
-    __slots__ = ("called", "dtypes", "gate", "kinds", "last_step", "predictors", "signature")
+    __slots__ = ("called", "dtypes", "gate", "kinds", "last_step", "predictor", "predictors", "signature")
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: Gate, predictor: Callable[[Stream], Predictor]) -> None:
         self.gate = gate
+        self.predictor = predictor
+        """Makes the predictors."""
         self.predictors: tuple[Predictor | None, ...] = ()
         self.kinds: tuple[str, ...] = ()
         self.dtypes: tuple[torch.dtype | None, ...] = ()
@@ -73,8 +75,8 @@ class Session:
         self.key = key
         self.total = total
         self.slots: dict[SlotKey, Slot] = {}
-        self.shared: dict[tuple[str, int, str], dict[str, Any]] = {}
-        """What the gates of one stack, of one branch, know together: transformer, stack, branch."""
+        self.shared: dict[tuple[str, str], dict[str, Any]] = {}
+        """What the gates of one transformer on one branch know together."""
         self.marks: dict[str, Mark] = {}
         self.summary = Summary()
         self.started = False
@@ -164,7 +166,7 @@ class Session:
     def _forget_shared(self) -> None:
         """What no slot's gate can reach any more."""
         live = {(key.transformer, key.branch) for key in self.slots}
-        for key in [key for key in self.shared if (key[0], key[2]) not in live]:
+        for key in [key for key in self.shared if key not in live]:
             del self.shared[key]
 
     def _forget_timesteps(self, transformers: Iterable[str]) -> None:

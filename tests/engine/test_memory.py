@@ -220,3 +220,26 @@ def test_a_pipeline_that_is_thrown_away_while_enabled_takes_everything_with_it()
         assert not backend.is_enabled()
         backend.disable()
         assert alive() == 0
+
+
+@pytest.mark.parametrize("enable", [seer, single_blocks])
+def test_what_a_forward_made_goes_without_the_help_of_the_garbage_collector(
+    enable: Callable[[Tiny], SpanBackend],
+) -> None:
+    tiny = build("wan")
+    enable(tiny)
+    waiting: list[int] = []
+
+    def look(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        alive = sum(issubclass(type(thing), Tensor) for thing in gc.get_objects())
+        gc.collect()
+        waiting.append(alive - sum(issubclass(type(thing), Tensor) for thing in gc.get_objects()))
+        return tensors
+
+    gc.collect()
+    gc.disable()
+    try:
+        tiny.run(STEPS, callback_on_step_end=look)
+    finally:
+        gc.enable()
+    assert waiting == [0] * STEPS

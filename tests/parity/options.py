@@ -35,7 +35,15 @@ CALIBRATOR_KEYS = {
     "enable_taylorseer",
     "taylorseer_order",
     "enable_encoder_taylorseer",
+    "enable_encoder_calibrator",
     "taylorseer_cache_type",
+    "calibrator",
+    "enable_foca",
+    "enable_dmd",
+    "dmd_history",
+    "dmd_rank",
+    "dmd_ridge",
+    "dmd_svd_precision",
 }
 
 
@@ -47,6 +55,8 @@ def cache_dit_arguments(tiny: Tiny, options: dict[str, Any], steps: int) -> dict
     """
     from cache_dit import DBCacheConfig, ParamsModifier
 
+    options = dict(options)
+    overrides = options.pop("overrides", {})
     for key in options:
         if key not in DEFAULTS and key not in MASK_KEYS and key not in CALIBRATOR_KEYS:
             raise KeyError(key)
@@ -54,19 +64,42 @@ def cache_dit_arguments(tiny: Tiny, options: dict[str, Any], steps: int) -> dict
     if plain["force_refresh_step_hint"] is not None:
         # Ours counts steps, the library counts calls of the transformer.
         plain["force_refresh_step_hint"] *= len(tiny.spec.branches)
-    calibrator = _calibrator(options)
-    arguments: dict[str, Any] = {"cache_config": DBCacheConfig(**plain, **_mask(options, steps))}
+    calibrator = calibrator_config(options)
+    arguments: dict[str, Any] = {"cache_config": DBCacheConfig(**plain, **mask_arguments(options, steps))}
     if calibrator is not None:
         arguments["calibrator_config"] = calibrator
     experts = expert_steps(tiny, steps)
     if len(experts) > 1 and options.get("scm_steps_mask_policy") is not None:
         arguments["params_modifiers"] = [
             ParamsModifier(
-                cache_config=DBCacheConfig(**plain, **_mask(options, own)), calibrator_config=calibrator
+                cache_config=DBCacheConfig(**plain, **mask_arguments(options, own)),
+                calibrator_config=calibrator,
             )
             for own in experts
         ]
+    if overrides:
+        arguments["params_modifiers"] = _modifiers(tiny, options, overrides, steps)
     return arguments
+
+
+def _modifiers(
+    tiny: Tiny, options: dict[str, Any], overrides: dict[str, dict[str, Any]], steps: int
+) -> list[Any]:
+    """One for each stack of each transformer, in the library's order."""
+    from cache_dit import DBCacheConfig, ParamsModifier
+
+    modifiers = []
+    for transformer, own in zip(tiny.transformers, expert_steps(tiny, steps), strict=True):
+        for stack in tiny.spec.stacks:
+            merged = options | overrides.get(transformer, {}) | overrides.get(stack, {})
+            plain = DEFAULTS | {key: value for key, value in merged.items() if key in DEFAULTS}
+            modifiers.append(
+                ParamsModifier(
+                    cache_config=DBCacheConfig(**plain, **mask_arguments(merged, own)),
+                    calibrator_config=calibrator_config(merged),
+                )
+            )
+    return modifiers
 
 
 def expert_steps(tiny: Tiny, steps: int) -> list[int]:
@@ -80,7 +113,7 @@ def expert_steps(tiny: Tiny, steps: int) -> list[int]:
     return [first, steps - first]
 
 
-def _mask(options: dict[str, Any], steps: int) -> dict[str, Any]:
+def mask_arguments(options: dict[str, Any], steps: int) -> dict[str, Any]:
     from cache_dit import steps_mask
 
     mask = options.get("steps_computation_mask")
@@ -96,14 +129,23 @@ def _mask(options: dict[str, Any], steps: int) -> dict[str, Any]:
     return {"steps_computation_mask": mask, "steps_computation_policy": policy}
 
 
-def _calibrator(options: dict[str, Any]) -> Any:
-    from cache_dit import TaylorSeerCalibratorConfig
+def calibrator_config(options: dict[str, Any]) -> Any:
+    from cache_dit import DMDCalibratorConfig, FoCaCalibratorConfig, TaylorSeerCalibratorConfig
 
-    if not options.get("enable_taylorseer"):
-        return None
-    return TaylorSeerCalibratorConfig(
-        enable_calibrator=True,
-        enable_encoder_calibrator=options.get("enable_encoder_taylorseer", False),
-        calibrator_cache_type=options.get("taylorseer_cache_type", "residual"),
-        taylorseer_order=options.get("taylorseer_order", 1),
-    )
+    shared = {
+        "enable_calibrator": True,
+        "calibrator_cache_type": options.get("taylorseer_cache_type", "residual"),
+    }
+    if options.get("enable_taylorseer"):
+        return TaylorSeerCalibratorConfig(
+            enable_encoder_calibrator=options.get("enable_encoder_taylorseer", False),
+            taylorseer_order=options.get("taylorseer_order", 1),
+            **shared,
+        )
+    shared["enable_encoder_calibrator"] = options.get("enable_encoder_calibrator", True)
+    if options.get("enable_foca") or options.get("calibrator") == "foca":
+        return FoCaCalibratorConfig(**shared)
+    if options.get("enable_dmd") or options.get("calibrator") == "dmd":
+        own = {key: value for key, value in options.items() if key.startswith("dmd_")}
+        return DMDCalibratorConfig(**own, **shared)
+    return None

@@ -53,7 +53,7 @@ def cache_dit_run(pipeline: str, options: dict[str, Any], steps: int = 28, **cal
 
     tiny = build(pipeline)
     arguments = cache_dit_arguments(tiny, options, steps)
-    with _as_before(type(tiny.pipe)):
+    with as_before(type(tiny.pipe)):
         cache_dit.enable_cache(tiny.pipe, **arguments)
         with _recorded(tiny) as places:
             latents = tiny.run(steps, **call)
@@ -62,7 +62,7 @@ def cache_dit_run(pipeline: str, options: dict[str, Any], steps: int = 28, **cal
 
 
 @contextlib.contextmanager
-def _as_before(pipeline_class: type) -> Iterator[None]:
+def as_before(pipeline_class: type) -> Iterator[None]:
     """Put back the class attributes that enabling sets, whatever happened in between."""
     before = dict(vars(pipeline_class))
     try:
@@ -81,18 +81,11 @@ def _recorded(tiny: Tiny) -> Iterator[dict[Place, Decisions]]:
     from cache_dit.caching.cache_contexts.cache_context import CachedContext
 
     places: dict[Place, Decisions] = {}
-    stacks = {
-        name: (transformer, stack)
-        for transformer, module in tiny.transformers.items()
-        for name, stack in zip(vars(module)["_context_names"], tiny.spec.stacks, strict=True)
-    }
+    where = place_of(tiny)
 
     def here(context: Any) -> tuple[Decisions, int]:
-        transformer, stack = stacks[context.name]
-        second = context.cache_config.enable_separate_cfg and context.get_current_transformer_step() % 2
-        branch = tiny.spec.branches[1 if second else 0]
-        decisions = places.setdefault((transformer, branch, stack), Decisions())
-        return decisions, context.get_accumulated_executed_steps() - 1
+        place, step = where(context)
+        return places.setdefault(place, Decisions()), step
 
     def begun(context: Any) -> None:
         decisions, step = here(context)
@@ -106,19 +99,39 @@ def _recorded(tiny: Tiny) -> Iterator[dict[Place, Decisions]]:
         decisions, step = here(context)
         decisions.diffs.setdefault(step, float(diff))
 
-    listeners: dict[str, Callable[..., None]] = {
-        "mark_step_begin": begun,
-        "add_cached_step": cached,
-        "add_residual_diff": compared,
-    }
-    originals = {name: getattr(CachedContext, name) for name in listeners}
-    for name, listener in listeners.items():
-        setattr(CachedContext, name, _followed_by(originals[name], listener))
-    try:
+    listeners = {"mark_step_begin": begun, "add_cached_step": cached, "add_residual_diff": compared}
+    with heard(CachedContext, listeners):
         yield places
+
+
+def place_of(tiny: Tiny) -> Callable[[Any], tuple[Place, int]]:
+    """Tells of a context of cache-dit, within a call of its transformer, which place and which step it is at."""
+    stacks = {
+        name: (transformer, stack)
+        for transformer, module in tiny.transformers.items()
+        for name, stack in zip(vars(module)["_context_names"], tiny.spec.stacks, strict=True)
+    }
+
+    def where(context: Any) -> tuple[Place, int]:
+        transformer, stack = stacks[context.name]
+        second = context.cache_config.enable_separate_cfg and context.get_current_transformer_step() % 2
+        branch = tiny.spec.branches[1 if second else 0]
+        return (transformer, branch, stack), context.get_accumulated_executed_steps() - 1
+
+    return where
+
+
+@contextlib.contextmanager
+def heard(context_class: type, listeners: dict[str, Callable[..., None]]) -> Iterator[None]:
+    """Have each listener called behind the method of its name, with the same arguments."""
+    originals = {name: getattr(context_class, name) for name in listeners}
+    for name, listener in listeners.items():
+        setattr(context_class, name, _followed_by(originals[name], listener))
+    try:
+        yield
     finally:
         for name, original in originals.items():
-            setattr(CachedContext, name, original)
+            setattr(context_class, name, original)
 
 
 def _followed_by(original: Callable[..., Any], listener: Callable[..., None]) -> Callable[..., Any]:
