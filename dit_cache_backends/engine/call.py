@@ -13,7 +13,7 @@ from dit_cache_backends.engine.gates import Ahead, Decision, Place, Probe
 from dit_cache_backends.engine.plan import Site, StackPlan
 from dit_cache_backends.engine.sessions import Session, Slot, SlotKey, signature
 from dit_cache_backends.engine.spans import Streams
-from dit_cache_backends.engine.visit import ABSENT, SAME, SUM, HandedOut, StackState, Visit, versions
+from dit_cache_backends.engine.visit import ABSENT, SAME, SUM, HandedOut, StackState, Visit, fitted, versions
 from dit_cache_backends.errors import CardError
 from dit_cache_backends.summary import Row
 
@@ -74,28 +74,33 @@ class Call:
         visit = None
         if site.span is None:
             if state.entry is None:
-                state.entry = self._keep(site.read(args, kwargs))
+                state.entry, state.entry_layout = self._keep(site.read(args, kwargs)), site.layout
         else:
             visit = state.visits[site.span]
             if site.enters and visit is None:
                 streams = site.read(args, kwargs)
                 if state.entry is None:
-                    state.entry = self._keep(streams)
+                    state.entry, state.entry_layout = self._keep(streams), site.layout
                 visit = state.visits[site.span] = self._enter(state, site, module, streams, args, kwargs)
         if visit is not None:
             visit.called |= 1 << site.index
             if visit.result is not None:
                 state.row.blocks_skipped += 1
+                held = visit.slot.held.get(site.index, ())
                 if site.exits:
                     visit.left = True
-                    return site.give(visit.result)
-                return site.give(site.read(args, kwargs))
+                    return site.give(visit.result, held)
+                streams = site.read(args, kwargs)
+                return site.give(visit.inside(site, streams) if site.shown else streams, held)
         out = run(*args, **kwargs)
         if not site.checked:
             site.check_form(out)
         state.row.blocks_run += 1
-        if site.exits and visit is not None:
-            self._leave(visit, site, out)
+        if visit is not None:
+            if (site.shown or None in site.order) and not self._step.last:
+                visit.note(site, out)
+            if site.exits:
+                self._leave(visit, site, out)
         return out
 
     def finish(self) -> bool:
@@ -164,7 +169,10 @@ class Call:
         slot.last_step = step.run_index
         kept = self._keep(streams)
         ahead = None if self._card_writes else partial(self._ahead, state, plan, number)
-        probe = Probe(state.entry or kept, kept, module, args, kwargs, ahead, self._argument)
+        entry = state.entry or kept
+        if plan.alternate is not None and state.entry_layout != site.layout:
+            entry = fitted(plan.alternate, entry, kept)
+        probe = Probe(entry, kept, module, args, kwargs, ahead, self._argument)
         if state.foretold:
             if state.handed_out is not None and state.handed_out.comes_in(number, streams[0]):
                 probe.measured = state.foretold.get(number)
@@ -182,13 +190,13 @@ class Call:
         if number + 1 in state.foretold:
             # Tensors of inference mode have no version by which a write of the model between its blocks could be seen.
             with torch.inference_mode(False), torch.no_grad():
-                result = self._predict(slot, streams)
+                result = self._predict(plan, slot, streams)
             main = result[0]
             state.handed_out = (
                 None if main is None or main.is_inference() else HandedOut(number, main, main._version)
             )
         else:
-            result = self._predict(slot, streams)
+            result = self._predict(plan, slot, streams)
         slot.gate.observe(step, probe, decision)
         return Visit(site, slot, probe, decision, result)
 
@@ -204,7 +212,7 @@ class Call:
             following = slots.get(SlotKey(self._name, plan.first_span + number, step.branch, state.passes))
             if following is None:
                 return
-            result = self._predict(slot, probe.streams)
+            result = self._predict(plan, slot, probe.streams)
             probe = Probe(probe.entry, result, probe.block, probe.args, probe.kwargs)
             slot = following
             yield Ahead(slot.gate, probe, partial(state.foretold.__setitem__, number))
@@ -232,8 +240,11 @@ class Call:
             return Decision(True, "shape changed", decision.difference)
         return decision
 
-    def _predict(self, slot: Slot, streams: Streams) -> Streams:
+    def _predict(self, plan: StackPlan, slot: Slot, streams: Streams) -> Streams:
         result: list[Tensor | None] = []
+        if slot.exit_shape is not None and plan.alternate is not None:
+            main = streams[0]
+            streams = (None if main is None else plan.alternate(main, slot.exit_shape), *streams[1:])
         for stream, kind, predictor, dtype in zip(
             streams, slot.kinds, slot.predictors, slot.dtypes, strict=True
         ):
@@ -252,11 +263,16 @@ class Call:
         slot, probe, step = visit.slot, visit.probe, self._step
         visit.left = True
         before, after = probe.streams, site.streams_from(out, probe.streams)
-        probe.exit = after
+        probe.exit, entered = after, before
         if not self._card_writes:
             self._refuse_writes(visit, site, before)
+        alternate = site.plan.alternate
+        turned = alternate is not None and visit.entered.layout != site.layout
+        if alternate is not None and turned:
+            before = fitted(alternate, before, after)
         if not step.last and visit.decision.store:
-            found = signature(before)
+            found = signature(entered)
+            slot.exit_shape = after[0].shape if turned and after[0] is not None else None
             if found != slot.signature:
                 slot.signature = found
                 slot.predictors = tuple(slot.predictor(stream) for stream in site.plan.streams)

@@ -12,7 +12,7 @@ from dit_cache_backends.engine.predictors import Predictor
 from dit_cache_backends.engine.spans import Span, Stream, Streams, check_layout
 from dit_cache_backends.errors import CardError
 from dit_cache_backends.models import uncompiled
-from dit_cache_backends.models.card import BlockList, Card
+from dit_cache_backends.models.card import HELD, BlockList, Card, Fit, Stack
 
 
 class Strategy(Protocol):
@@ -40,6 +40,7 @@ class StackPlan:
     first_span: int
     """The number of its first span among all spans of the transformer."""
     strategy: Strategy
+    alternate: Fit | None
 
 
 @dataclass(slots=True)
@@ -51,14 +52,18 @@ class Site:
     label: str
     slots: tuple[tuple[int, str], ...]
     """Position and name of each stream among the parameters."""
-    order: tuple[int, ...]
-    """Which stream each returned item is."""
+    order: tuple[int | None, ...]
+    """Which stream each returned item is; None for one that is none, and is held."""
     bare: bool
     """Returns a tensor and no tuple."""
     span: int | None = None
     """The number of its span in the stack; None outside every span."""
     enters: bool = False
     exits: bool = False
+    layout: int = 0
+    """In which of several layouts the block has the main stream."""
+    shown: bool = False
+    """What the block gives is seen outside its span, although it does not end it."""
     checked: bool = field(default=False)
     writes_known: bool = field(default=False)
     """It was seen that the blocks of the span that begins here do not write into their arguments."""
@@ -70,21 +75,29 @@ class Site:
             [args[position] if position < given else kwargs.get(name) for position, name in self.slots]
         )
 
-    def give(self, streams: Streams) -> Any:
-        """The streams in the form in which the block returns them."""
+    def give(self, streams: Streams, held: tuple[Any, ...]) -> Any:
+        """The streams in the form in which the block returns them, with ``held`` where an item is no stream."""
         if self.bare:
-            return streams[self.order[0]]
-        return tuple([streams[number] for number in self.order])
+            return streams[self.order[0] or 0]
+        if not held:
+            return tuple([streams[number] for number in self.order])  # type: ignore[index]
+        rest = iter(held)
+        return tuple([next(rest) if number is None else streams[number] for number in self.order])
+
+    def held(self, out: Any) -> tuple[Any, ...]:
+        """The items of what the block returned that are no streams."""
+        return () if self.bare else tuple([i for n, i in zip(self.order, out, strict=True) if n is None])
 
     def streams_from(self, out: Any, before: Streams) -> Streams:
         """The streams after a block that returned ``out``; one that it does not return is as it was before."""
         if self.bare:
             after = list(before)
-            after[self.order[0]] = out
+            after[self.order[0] or 0] = out
             return tuple(after)
         after = list(before)
         for number, item in zip(self.order, out, strict=True):
-            after[number] = item
+            if number is not None:
+                after[number] = item
         return tuple(after)
 
     def check_streams(self, streams: Streams) -> None:
@@ -131,12 +144,8 @@ def make_plans(
     plans: list[StackPlan] = []
     sites: list[tuple[nn.Module, Site]] = []
     spans_before = 0
-    for stack in card.stacks:
-        members = [
-            (block, blocks, f"{blocks.path}.{number}")
-            for blocks in stack.lists
-            for number, block in enumerate(_blocks(transformer, blocks, card))
-        ]
+    for stack in card.stacks if card.arrange is None else card.arrange(transformer):
+        members = _members(transformer, stack, card)
         if not members:
             continue
         depth = len(members)
@@ -144,7 +153,7 @@ def make_plans(
         streams = tuple(Stream(stream, number == 0) for number, stream in enumerate(stack.lists[0].takes))
         part = strategy.part(name, stack.name)
         spans = check_layout(_layout(part, depth, where), depth, where)
-        plan = StackPlan(len(plans), stack.name, streams, depth, spans, spans_before, part)
+        plan = StackPlan(len(plans), stack.name, streams, depth, spans, spans_before, part, stack.alternate)
         spans_before += len(spans)
         plans.append(plan)
         signatures: dict[tuple[type, str], tuple[tuple[int, str], ...]] = {}
@@ -154,11 +163,14 @@ def make_plans(
             if kind not in signatures:
                 signatures[kind] = _positions(block, blocks, label)
             given = (blocks.gives,) if isinstance(blocks.gives, str) else blocks.gives
-            order = tuple(blocks.takes.index(stream) for stream in given)
+            order = tuple(None if name.startswith(HELD) else blocks.takes.index(name) for name in given)
             site = Site(plan, index, label, signatures[kind], order, isinstance(blocks.gives, str))
+            site.layout = stack.lists.index(blocks) if stack.alternate else 0
             for number, span in enumerate(spans):
                 if span.start <= index < span.stop:
                     site.span, site.enters, site.exits = number, index == span.start, index == span.stop - 1
+                    mirrored = span.start <= depth - 1 - index < span.stop
+                    site.shown = stack.long_skips and index < depth // 2 and not site.exits and not mirrored
             sites.append((block, site))
     if not plans:
         raise CardError(
@@ -177,6 +189,20 @@ def _layout(strategy: Strategy, depth: int, where: str) -> Sequence[Span]:
         return strategy.layout(depth)
     except ValueError as error:
         raise type(error)(f"{where}: {error}") from None
+
+
+def _members(transformer: nn.Module, stack: Stack, card: Card) -> list[tuple[nn.Module, BlockList, str]]:
+    """The blocks in the order in which they are called, each with its list and its path."""
+    lists = [
+        [
+            (block, blocks, f"{blocks.path}.{number}")
+            for number, block in enumerate(_blocks(transformer, blocks, card))
+        ][slice(*blocks.part)]
+        for blocks in stack.lists
+    ]
+    if stack.alternate:
+        return [member for group in zip(*lists, strict=True) for member in group]
+    return [member for members in lists for member in members]
 
 
 def _blocks(transformer: nn.Module, blocks: BlockList, card: Card) -> list[nn.Module]:

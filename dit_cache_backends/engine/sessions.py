@@ -39,7 +39,19 @@ class SlotKey(NamedTuple):
 class Slot:
     """What is remembered of one span on one branch: its gate, its predictors, and what they were fed."""
 
-    __slots__ = ("called", "dtypes", "gate", "kinds", "last_step", "predictor", "predictors", "signature")
+    __slots__ = (
+        "called",
+        "dtypes",
+        "exit_shape",
+        "gate",
+        "held",
+        "inner",
+        "kinds",
+        "last_step",
+        "predictor",
+        "predictors",
+        "signature",
+    )
 
     def __init__(self, gate: Gate, predictor: Callable[[Stream], Predictor]) -> None:
         self.gate = gate
@@ -49,6 +61,12 @@ class Slot:
         self.kinds: tuple[str, ...] = ()
         self.dtypes: tuple[torch.dtype | None, ...] = ()
         self.signature: Signature | None = None
+        self.held: dict[int, tuple[Any, ...]] = {}
+        """What each block gave that is no stream, by its number."""
+        self.inner: dict[int, Tensor] = {}
+        """What the span had added to the main stream behind a block whose output is seen outside."""
+        self.exit_shape: torch.Size | None = None
+        """Of the main stream, where the span ends in another layout than it begins."""
         self.called = 0
         self.last_step = 0
 

@@ -1,6 +1,6 @@
 """What one forward has seen of its spans and stacks."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -8,6 +8,7 @@ from dit_cache_backends.engine.gates import Decision, Probe
 from dit_cache_backends.engine.plan import Site, StackPlan
 from dit_cache_backends.engine.sessions import Slot
 from dit_cache_backends.engine.spans import Streams
+from dit_cache_backends.models.card import Fit
 from dit_cache_backends.summary import Row
 
 ABSENT, SAME, SUM = "absent", "same", "sum"
@@ -40,6 +41,20 @@ class Visit:
             else:
                 self.versions = versions(probe.streams)
 
+    def note(self, site: Site, out: Any) -> None:
+        """Keep what a block of the running span gave that is needed of it alone when the span is skipped."""
+        if None in site.order:
+            self.slot.held[site.index] = site.held(out)
+        if site.shown:
+            main, entered = site.streams_from(out, self.probe.streams)[0], self.probe.streams[0]
+            if main is not None and entered is not None:
+                self.slot.inner[site.index] = main - entered
+
+    def inside(self, site: Site, streams: Streams) -> Streams:
+        """What a block within the skipped span gives, where it is seen outside: as much further as when it ran."""
+        entered, further = self.probe.streams[0], self.slot.inner.get(site.index)
+        return streams if entered is None or further is None else (entered + further, *streams[1:])
+
 
 class HandedOut(NamedTuple):
     """The main stream that a skipped span gave to the model, to know it again at the next span's entry."""
@@ -56,16 +71,23 @@ class HandedOut(NamedTuple):
 class StackState:
     """What one forward has seen of one stack."""
 
-    __slots__ = ("entry", "foretold", "handed_out", "passes", "row", "visits")
+    __slots__ = ("entry", "entry_layout", "foretold", "handed_out", "passes", "row", "visits")
 
     def __init__(self, plan: StackPlan, row: Row) -> None:
         self.entry: Streams | None = None
+        self.entry_layout = 0
         self.passes = 0
         self.visits: list[Visit | None] = [None] * len(plan.spans)
         self.row = row
         self.foretold: dict[int, float] = {}
         """Numbers that gates measured ahead, by the span that they hold for if all spans before it are skipped."""
         self.handed_out: HandedOut | None = None
+
+
+def fitted(fit: Fit, streams: Streams, like: Streams) -> Streams:
+    """``streams`` with the main one in the layout that it has in ``like``."""
+    main, other = streams[0], like[0]
+    return streams if main is None or other is None else (fit(main, other.shape), *streams[1:])
 
 
 def versions(streams: Streams) -> tuple[int, ...]:

@@ -1,6 +1,17 @@
 """What is known of a transformer class, as data."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dit_cache_backends.models.signals import Signal, TimeSignal
+
+HELD = "="
+
+Fit = Callable[[Tensor, torch.Size], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,11 +23,17 @@ class BlockList:
     takes: tuple[str, ...]
     """The parameters of the block's ``forward`` that are streams, the main (denoised) one first."""
     gives: str | tuple[str, ...]
-    """The streams as the block returns them: one name for a bare tensor, a tuple of names for a tuple."""
+    """The streams as the block returns them: one name for a bare tensor, a tuple of names for a tuple.
+
+    A name that begins with ``=`` is no stream but something the model collects (WanVACE's hints): each block that is
+    skipped hands out what it gave when it last ran.
+    """
+    part: tuple[int, int | None] = (0, None)
+    """Which of the list's blocks are meant, as of a slice; all of them unless said."""
 
     def __post_init__(self) -> None:
         given = (self.gives,) if isinstance(self.gives, str) else self.gives
-        unknown = [name for name in given if name not in self.takes]
+        unknown = [name for name in given if name not in self.takes and not name.startswith(HELD)]
         if unknown or not self.takes:
             raise ValueError(
                 f"{self.path}: gives {unknown}, which is not among the streams it takes {list(self.takes)}."
@@ -28,6 +45,11 @@ class Stack:
     """Block lists that the streams run through one after the other, as if they were one list."""
 
     lists: tuple[BlockList, ...]
+    alternate: Fit | None = None
+    """The blocks of the lists are called in turns, one of each (Latte). The main stream is laid out for each list in
+    another way: this function takes it as one list has it and gives it in the shape, and so the layout, of another."""
+    long_skips: bool = False
+    """A block of the second half also takes what its mirror image in the first half gave (HunyuanDiT)."""
 
     @property
     def name(self) -> str:
@@ -53,8 +75,12 @@ class Card:
     of that number."""
     writes_in_place: bool = False
     """The blocks write into their stream arguments, so that what came in must be copied before it can be compared."""
+    arrange: Callable[[Any], tuple[Stack, ...]] | None = None
+    """The stacks of a model, where they depend on its configuration; ``stacks`` are then those of the usual one."""
+    signals: tuple[Signal | TimeSignal, ...] = ()
+    """What its steps can be compared by before a block has run (``tea_cache``), the usual one first."""
 
 
-def stack(*lists: BlockList) -> Stack:
+def stack(*lists: BlockList, alternate: Fit | None = None, long_skips: bool = False) -> Stack:
     """A stack of block lists."""
-    return Stack(lists)
+    return Stack(lists, alternate, long_skips)
