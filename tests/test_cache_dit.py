@@ -171,7 +171,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"warmup_interval": 0}, "at least 1"),
     ({"max_cached_steps": -2}, "at least -1"),
     ({"max_continuous_cached_steps": True}, "whole number"),
-    ({"taylorseer_order": 5}, "at most 4"),
+    ({"taylorseer_order": 11}, "at most 10"),
     ({"taylorseer_cache_type": "hidden"}, "'residual', 'hidden_states'"),
     ({"enable_taylorseer": "yes"}, "true or false"),
     ({"steps_computation_mask": "1102"}, "0 and 1, or one of slow, medium, fast, ultra"),
