@@ -36,6 +36,7 @@ from dit_cache_backends.errors import (
 )
 from dit_cache_backends.hosts.omni import Omni, OmniDiffusionSamplingParams
 from dit_cache_backends.models import BlockList, Card, Stack, list_cards, register_card, stack
+from dit_cache_backends.parts import PartOptions
 from dit_cache_backends.registry import BackendInfo, get_cache_backend, list_cache_backends
 from dit_cache_backends.summary import Event, Row, Summary
 
@@ -63,6 +64,7 @@ __all__ = [
     "NotEnabledError",
     "Omni",
     "OmniDiffusionSamplingParams",
+    "PartOptions",
     "Place",
     "Predictor",
     "Probe",

@@ -237,3 +237,19 @@ def test_one_backend_with_a_preset_serves_runs_of_different_lengths() -> None:
             cached.setdefault(steps, []).append(backend.summary().cached_steps())
     assert cached[28][0] == cached[28][1]
     assert 0 < len(cached[8][0]) < len(cached[28][0])
+
+
+@pytest.mark.parametrize("name", ["dbprune", "tea_cache"])
+def test_every_strategy_has_the_presets(name: str) -> None:
+    from dit_cache_backends.demo import load_demo, paint
+
+    pipe = load_demo()
+    options = {"coefficients": "flux_dev"} if name == "tea_cache" else {}
+    run = []
+    for preset in ("quality", "balanced", "fast", "ultra"):
+        with enable_cache(pipe, name, preset=preset, **options) as backend:
+            paint(pipe, ["a large red circle on a white background"])
+            run.append(backend.summary().blocks_run)
+    assert run == sorted(run, reverse=True)
+    assert len(set(run)) == 4
+    assert run[0] < 28 * 12

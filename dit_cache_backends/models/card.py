@@ -51,6 +51,14 @@ class Stack:
     long_skips: bool = False
     """A block of the second half also takes what its mirror image in the first half gave (HunyuanDiT)."""
 
+    def __post_init__(self) -> None:
+        if len({len(each.takes) for each in self.lists}) != 1:
+            lists = "; ".join(f"{each.path} takes {', '.join(each.takes)}" for each in self.lists)
+            raise ValueError(
+                f"The lists of one stack have the same streams, in the same order, perhaps by other names: {lists}. "
+                "Where they have not, make a stack of each list."
+            )
+
     @property
     def name(self) -> str:
         """The path of the first list."""

@@ -24,6 +24,10 @@ PRUNING = {"quality": 0.06, "balanced": 0.1, "fast": 0.15, "ultra": 0.25}
 """Thresholds of the difference of a block's input, which prune as much of the demo model as ``SHARES`` leaves out."""
 
 
+TEA_THRESHOLDS = {"quality": 1.0, "balanced": 1.6, "fast": 2.4, "ultra": 3.2}
+"""In lowest published thresholds: for FLUX 0.25, 0.4, 0.6 and 0.8, the four that TeaCache's authors give."""
+
+
 def even_mask(steps: int, computed: int, leading: int) -> list[int]:
     """A mask of ``steps`` digits with ``computed`` ones: the first ``leading``, the last, and the rest evenly between.
 

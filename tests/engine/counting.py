@@ -8,8 +8,11 @@ from typing import Any
 
 from torch import nn
 
-INSIDE = ("attn", "attn1", "attention", "inner")
+INSIDE = ("attn", "attn1", "attention", "self_attention", "self_attn", "inner", "block")
 """A child that every block calls exactly once: a hook on the block itself does not fire when it is skipped."""
+
+ASIDE = ("refiner", "text", "txt", "perceiver", "down_block", "up_block")
+"""In the paths of lists that are not among the main stacks: they see the text only, or are parts of a U-Net."""
 
 
 class Executed:
@@ -45,7 +48,7 @@ def block_lists(transformer: nn.Module) -> dict[str, list[nn.Module]]:
         path: list(module)
         for path, module in transformer.named_modules()
         if isinstance(module, nn.ModuleList) and len(module) and _inside(module[0]) is not None
-        if "refiner" not in path
+        if not any(part in path for part in ASIDE)
     }
 
 

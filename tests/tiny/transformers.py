@@ -10,57 +10,17 @@ The latents drift and the time falls from step to step, smoothly, as they do in 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from . import configs
+from . import configs, further
 from .configs import POOLED_DIM, TEXT_DIM, TEXT_TOKENS
-from .weights import noise
+from .image import IMAGE_SPECS
+from .spec import Moment, TinyTransformer
 
 TOKENS = 16
-DRIFT = 0.05
-
-
-@dataclass(frozen=True)
-class Moment:
-    """One call of a run: the seed of its noise, where in the run it is (1 down to 0), the batch size."""
-
-    seed: int
-    step: int
-    time: float
-    batch: int
-
-    def latents(self, *shape: int) -> torch.Tensor:
-        start = noise(self.batch, *shape, seed=self.seed)
-        drift = noise(self.batch, *shape, seed=self.seed + 1000)
-        return start + DRIFT * self.step * drift
-
-    def fixed(self, *shape: int, part: int = 0) -> torch.Tensor:
-        """Something that stays the same over the run: a prompt's embedding, a control residual."""
-        return noise(self.batch, *shape, seed=self.seed + 2000 + part)
-
-    def times(self, scale: float) -> torch.Tensor:
-        return torch.full((self.batch,), scale * self.time)
-
-
-@dataclass(frozen=True)
-class TinyTransformer:
-    """One transformer class: how to build it, what to call it with, the stacks in it.
-
-    Attributes:
-        stacks: block stacks, named by their first module list, with their depths.
-        kv_cache: makes an empty key-value cache for classes whose blocks fill one, else None. Pass it with
-            `transformer_inputs(name, kv_cache=..., kv_mode=...)`.
-    """
-
-    name: str
-    build: Callable[[], nn.Module]
-    inputs: Callable[[Moment], dict[str, Any]]
-    stacks: dict[str, int]
-    kv_cache: Callable[[], Any] | None = None
 
 
 def build_transformer(name: str) -> nn.Module:
@@ -88,10 +48,13 @@ def transformer_inputs(
         kv_mode: what the blocks do with the cache: "write" to fill it, "read" to use it.
         more: further arguments, e.g. `skip_layers=[2]` for SD3.
     """
-    arguments = TINY_TRANSFORMERS[name].inputs(Moment(seed, step, 1.0 - step / total, batch))
+    spec = TINY_TRANSFORMERS[name]
+    arguments = spec.inputs(Moment(seed, step, 1.0 - step / total, batch))
     if kv_cache is not None:
         arguments |= _KV_ARGUMENTS[name](kv_cache, kv_mode)
-    return arguments | {"return_dict": False} | more
+    if spec.returns_tuple:
+        arguments["return_dict"] = False
+    return arguments | more
 
 
 def _image_ids(axes: int = 3) -> torch.Tensor:
@@ -227,27 +190,53 @@ _KV_ARGUMENTS: dict[str, Callable[[Any, str | None], dict[str, Any]]] = {
 _DOUBLE_12 = {"transformer_blocks": 12}
 _TWO_STACKS = {"transformer_blocks": 3, "single_transformer_blocks": 5}
 
+CORE_SPECS: tuple[TinyTransformer, ...] = (
+    TinyTransformer("flux", configs.flux, _flux, _DOUBLE_12),
+    TinyTransformer("flux_controlled", configs.flux, _flux_controlled, _DOUBLE_12),
+    TinyTransformer("flux2", configs.flux2, _flux2, _TWO_STACKS),
+    TinyTransformer("chroma", configs.chroma, _chroma, _TWO_STACKS),
+    TinyTransformer("qwen_image", configs.qwen_image, _qwen_image, {"transformer_blocks": 6}),
+    TinyTransformer(
+        "qwen_image21",
+        configs.qwen_image21,
+        _qwen_image21,
+        {"transformer_blocks": 6},
+        kv_cache=_qwen_image21_cache,
+    ),
+    TinyTransformer("sd3", configs.sd3, _sd3, {"transformer_blocks": 7}),
+    TinyTransformer("wan", configs.wan, _wan, {"blocks": 6}),
+    TinyTransformer("hunyuan_video", configs.hunyuan_video, _hunyuan_video, _TWO_STACKS),
+    TinyTransformer("z_image", configs.z_image, _z_image, {"layers": 6}),
+    TinyTransformer(
+        "glm_image", configs.glm_image, _glm_image, {"transformer_blocks": 6}, kv_cache=_glm_image_cache
+    ),
+    TinyTransformer("cogvideox", configs.cogvideox, further.cogvideox_call, {"transformer_blocks": 6}),
+    TinyTransformer("consisid", further.consisid, further.cogvideox_call, {"transformer_blocks": 6}),
+    TinyTransformer("cosmos", further.cosmos, further.cosmos_call, {"transformer_blocks": 6}),
+    TinyTransformer("dit", configs.dit, further.dit_call, {"transformer_blocks": 8}),
+    TinyTransformer(
+        "hidream",
+        further.hidream,
+        further.hidream_call,
+        {"double_stream_blocks": 3, "single_stream_blocks": 5},
+    ),
+    TinyTransformer("longcat_image", further.longcat_image, _packed, _DOUBLE_12),
+    TinyTransformer("ltx_video", further.ltx_video, further.ltx_video_call, {"transformer_blocks": 6}),
+    TinyTransformer("lumina2", further.lumina2, further.lumina2_call, {"layers": 6}),
+    TinyTransformer("lumina_next", further.lumina_next, further.lumina_next_call, {"layers": 6}),
+    TinyTransformer("minimax_h3", further.minimax_h3, further.minimax_h3_call, {"transformer_blocks": 6}),
+    TinyTransformer("mochi", further.mochi, further.mochi_call, {"transformer_blocks": 6}),
+    TinyTransformer("pixart", configs.pixart, further.pixart_call, {"transformer_blocks": 7}),
+    TinyTransformer(
+        "stable_audio", further.stable_audio, further.stable_audio_call, {"transformer_blocks": 6}
+    ),
+)
+"""Those that tests of the engine and of a strategy run on; `tests/models` tests the cards of all classes."""
+
 TINY_TRANSFORMERS: dict[str, TinyTransformer] = {
     spec.name: spec
     for spec in (
-        TinyTransformer("flux", configs.flux, _flux, _DOUBLE_12),
-        TinyTransformer("flux_controlled", configs.flux, _flux_controlled, _DOUBLE_12),
-        TinyTransformer("flux2", configs.flux2, _flux2, _TWO_STACKS),
-        TinyTransformer("chroma", configs.chroma, _chroma, _TWO_STACKS),
-        TinyTransformer("qwen_image", configs.qwen_image, _qwen_image, {"transformer_blocks": 6}),
-        TinyTransformer(
-            "qwen_image21",
-            configs.qwen_image21,
-            _qwen_image21,
-            {"transformer_blocks": 6},
-            kv_cache=_qwen_image21_cache,
-        ),
-        TinyTransformer("sd3", configs.sd3, _sd3, {"transformer_blocks": 7}),
-        TinyTransformer("wan", configs.wan, _wan, {"blocks": 6}),
-        TinyTransformer("hunyuan_video", configs.hunyuan_video, _hunyuan_video, _TWO_STACKS),
-        TinyTransformer("z_image", configs.z_image, _z_image, {"layers": 6}),
-        TinyTransformer(
-            "glm_image", configs.glm_image, _glm_image, {"transformer_blocks": 6}, kv_cache=_glm_image_cache
-        ),
+        *CORE_SPECS,
+        *IMAGE_SPECS,
     )
 }
