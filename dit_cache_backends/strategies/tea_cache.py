@@ -57,7 +57,7 @@ class TeaCache(SpanBackend):
 
     @classmethod
     def preset(cls, name: str, steps: int | None) -> Mapping[str, Any]:
-        return {"rel_l1_thresh_scale": TEA_THRESHOLDS[name]}
+        return {"rel_l1_thresh_scale": TEA_THRESHOLDS[name], "calibrator": "taylorseer"}
 
     def gate(self, place: Place) -> Gate:
         model = place.model()

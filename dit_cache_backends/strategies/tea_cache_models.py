@@ -48,6 +48,7 @@ USES: tuple[Use, ...] = (
         "hunyuan_video",
         {"num_layers": 20, "num_single_layers": 40, "in_channels": 16, "image_condition_type": None},
     ),
+    Use("LatteTransformer3DModel", "latte", {"num_layers": 28, "num_attention_heads": 16}),
     Use("LTXVideoTransformer3DModel", "ltx_video", {"num_layers": 28, "num_attention_heads": 32}),
     Use("MochiTransformer3DModel", "mochi", {"num_layers": 48, "num_attention_heads": 24}),
     Use(_COG, "cogvideox_2b", {"num_layers": 30, "num_attention_heads": 30}),

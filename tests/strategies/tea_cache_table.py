@@ -1,4 +1,4 @@
-"""The tables in docs/tea_cache.md, made from the data: `python -m tests.strategies.tea_cache_table` writes them anew."""
+"""The tables of docs/tea_cache.md, made from the data; `python -m tests.strategies.tea_cache_table` writes them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ PAGE = Path(__file__).parents[2] / "docs" / "tea_cache.md"
 
 def signals() -> list[str]:
     rows = ["| transformer | compared by | how it is read |", "|---|---|---|"]
+    published = {use.transformer for use in USES}
     for card in list_cards():
-        for signal in card.signals:
+        for signal in card.signals if card.transformer in published else ():
             function = signal.embed if isinstance(signal, TimeSignal) else signal.read
             how = " ".join((function.__doc__ or "").split()).rstrip(".")
             rows.append(f"| {card.transformer} | {signal.name} | {how} |")
@@ -29,12 +30,13 @@ def coefficients() -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     for name, each in PUBLISHED.items():
-        numbers = ", ".join(f"{value:.9g}" for value in each.values)
+        numbers = ", ".join(map(repr, each.values))
         thresholds = "; ".join(f"{threshold:g} {speed}".strip() for threshold, speed in each.thresholds)
         uses = dict.fromkeys(
             use.transformer
             + (f" under {', '.join(use.rules)}" if use.rules else "")
             + (" with two experts" if use.experts > 1 else "")
+            + (f" in {' and '.join(use.pipelines)}" if use.pipelines else "")
             + (" (copied)" if use.donor else "")
             for use in USES
             if use.name == name
@@ -50,9 +52,7 @@ def coefficients() -> list[str]:
             )
         )
         model = f"{each.model} ({notes})" if notes else each.model
-        rows.append(
-            f"| `{name}` | {model} | {numbers} | {thresholds} | {', '.join(uses)} | {each.source} |"
-        )
+        rows.append(f"| `{name}` | {model} | {numbers} | {thresholds} | {', '.join(uses)} | {each.source} |")
     return rows
 
 
@@ -66,7 +66,9 @@ def rules() -> list[str]:
         window += "; the set's own, if it has one" if rule.own_window else ""
         summed = "`abs(p(d))`" if rule.absolute else "`p(d)`; a negative value computes"
         row = "any" if rule.most_in_row < 0 else f"at most {rule.most_in_row}"
-        threshold = "the lowest published with the set, else 0.2" if rule.threshold is None else f"{rule.threshold}"
+        threshold = (
+            "the lowest published with the set, else 0.2" if rule.threshold is None else f"{rule.threshold}"
+        )
         rows.append(f"| `{name}` | {window} | {summed} | {row} | {threshold} |")
     return rows
 

@@ -14,6 +14,7 @@ from dit_cache_backends.strategies.tea_cache_models import USES, choose
 
 from ..engine.runs import inputs, kinds, run_told
 from ..tiny import build, build_transformer
+from .tea_cache_table import PAGE, written
 
 pytestmark = pytest.mark.usefixtures("as_in_a_run")
 
@@ -244,3 +245,10 @@ def test_thresholds_that_are_not_given_are_the_published_ones_or_that_of_vllm_om
     assert found["vllm_omni", None] == found["vllm_omni", 0.2]
     assert found["official", None] == found["official", 0.03]
     assert found["official", None][0] != found["official", 0.2][0]
+
+
+def test_the_page_has_the_tables_that_the_data_make() -> None:
+    """After a change to the data: python -m tests.strategies.tea_cache_table."""
+    page = PAGE.read_text(encoding="utf-8")
+    assert written(page) == page
+    assert all(f"| `{name}` |" in page for name in PUBLISHED)
