@@ -33,7 +33,17 @@ class Capabilities:
     interleaved_requests: bool = True
     """Keeps a state for each request, so that several can share one transformer step by step."""
     batch_decision: str = "shared"
-    """How a batch is decided: "shared" takes one decision for all samples."""
+    """How a batch is decided: "shared" takes one decision for all samples, "per_sample" one for each, so that a batch
+    gives what its samples give one by one."""
+    bare_transformers: bool = True
+    """Can be enabled on a bare transformer, which a host calls itself; its steps are counted from its timestep."""
+    rank_agreement: bool = False
+    """Processes of a ``torch.distributed`` group that hold shards of one request take one decision."""
+
+    @property
+    def decides_per_sample(self) -> bool:
+        """Whether each sample of a batch is decided by itself."""
+        return self.batch_decision == "per_sample"
 
 
 class CacheBackend(ABC):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, is_dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dit_cache_backends.errors import (
     BackendLoadError,
@@ -17,6 +17,7 @@ from dit_cache_backends.errors import (
     DuplicateBackendError,
     UnknownBackendError,
 )
+from dit_cache_backends.plugins import load_entry_point, owner
 
 if TYPE_CHECKING:
     from dit_cache_backends.backend import CacheBackend
@@ -127,24 +128,20 @@ def _make(cls: type[CacheBackend], config: object) -> CacheBackend:
 def _info(name: str, found: Sequence[EntryPoint]) -> BackendInfo:
     if len(found) > 1:
         origins = ", ".join(point.value for point in found)
-        owners = ", ".join(_owner(point)[0] for point in found)
-        versions = ", ".join(_owner(point)[1] for point in found)
+        owners = ", ".join(owner(point)[0] for point in found)
+        versions = ", ".join(owner(point)[1] for point in found)
         return BackendInfo(name, owners, versions, origins, None, _conflict(name, found), "")
-    owner, version = _owner(found[0])
+    distribution, version = owner(found[0])
     try:
         cls = _load(found[0])
     except BackendLoadError as error:
-        return BackendInfo(name, owner, version, found[0].value, None, str(error), "")
+        return BackendInfo(name, distribution, version, found[0].value, None, str(error), "")
     summary = ((cls.__doc__ or "").strip().splitlines() or [""])[0]
-    return BackendInfo(name, owner, version, found[0].value, cls, None, summary)
+    return BackendInfo(name, distribution, version, found[0].value, cls, None, summary)
 
 
 def _by_name() -> dict[str, list[EntryPoint]]:
-    """The installed entry points under their canonical names.
-
-    Read from the standard library: stevedore keeps them in memory and in a file of the user's cache folder,
-    where a package installed meanwhile is missing, and forgets which distribution each is from.
-    """
+    """The installed entry points under their canonical names."""
     found: dict[str, list[EntryPoint]] = {}
     for point in entry_points(group=GROUP):
         found.setdefault(_canonical(point.name), []).append(point)
@@ -153,36 +150,17 @@ def _by_name() -> dict[str, list[EntryPoint]]:
 
 def _load(point: EntryPoint) -> type[CacheBackend]:
     """Import what an entry point names, through stevedore, and make sure that it is a backend."""
-    from stevedore import ExtensionManager
-    from stevedore.extension import Extension
-
     from dit_cache_backends.backend import CacheBackend
 
-    failures: list[BaseException] = []
-
-    class OnePlugin(ExtensionManager[Any]):
-        def list_entry_points(self) -> list[EntryPoint]:
-            return [point]
-
-        def _load_one_plugin(self, *arguments: Any, **keywords: Any) -> Extension[Any] | None:
-            try:
-                return super()._load_one_plugin(*arguments, **keywords)
-            except (AssertionError, SystemExit) as error:
-                # Stevedore lets these through; one plugin must not end the listing of the others.
-                failures.append(error)
-                return None
-
-    plugins = OnePlugin(
-        GROUP, on_load_failure_callback=lambda _manager, _point, error: failures.append(error)
-    )
-    owner = " ".join(_owner(point))
-    label = f"the cache backend {_canonical(point.name)!r} ({point.value}, from {owner})"
-    if failures:
-        reason = f"{type(failures[0]).__name__}: {failures[0]}"
+    owned_by = " ".join(owner(point))
+    label = f"the cache backend {_canonical(point.name)!r} ({point.value}, from {owned_by})"
+    try:
+        plugin = load_entry_point(point, GROUP)
+    except (Exception, SystemExit) as error:
+        reason = f"{type(error).__name__}: {error}"
         raise BackendLoadError(
-            f"{label} cannot be loaded: {reason}. Repair or uninstall {owner}."
-        ) from failures[0]
-    plugin = plugins.extensions[0].plugin
+            f"{label} cannot be loaded: {reason}. Repair or uninstall {owned_by}."
+        ) from error
     if not (isinstance(plugin, type) and issubclass(plugin, CacheBackend)):
         raise BackendLoadError(f"{label} is not a subclass of dit_cache_backends.CacheBackend: {plugin!r}")
     config = getattr(plugin, "Config", None)
@@ -194,18 +172,11 @@ def _load(point: EntryPoint) -> type[CacheBackend]:
 
 
 def _conflict(name: str, found: Sequence[EntryPoint]) -> str:
-    offers = " and ".join(f"{' '.join(_owner(point))} ({point.value})" for point in found)
+    offers = " and ".join(f"{' '.join(owner(point))} ({point.value})" for point in found)
     return (
         f"several installed distributions offer a cache backend named {name!r}: {offers}. Uninstall all but"
         " one, or pass the class itself instead of its name."
     )
-
-
-def _owner(point: EntryPoint) -> tuple[str, str]:
-    """The name and the version of the distribution that an entry point came with."""
-    if point.dist is None:
-        return "unknown", "unknown"
-    return str(point.dist.name), str(point.dist.version)
 
 
 def _canonical(name: str) -> str:

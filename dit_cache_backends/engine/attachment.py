@@ -3,7 +3,7 @@
 import inspect
 import threading
 import weakref
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -157,7 +157,10 @@ class Attachment:
         part = ""
         try:
             for part in parts:
-                value = value[int(part)] if part.isdigit() else getattr(value, part)
+                if isinstance(value, Mapping):
+                    value = value.get(part)
+                else:
+                    value = value[int(part)] if part.isdigit() else getattr(value, part)
         except (AttributeError, IndexError, TypeError):
             raise CardError(
                 f"The card of {self._card.transformer} says that {path} tells which calls must run, but there is no "

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dit_cache_backends.engine.clock import Step
 from dit_cache_backends.engine.gates import Ahead, Decision, Place, Probe
+from dit_cache_backends.engine.passing import check_passed, passed
 from dit_cache_backends.engine.plan import Site, StackPlan
 from dit_cache_backends.engine.sessions import Session, Slot, SlotKey, signature
 from dit_cache_backends.engine.spans import Streams
@@ -70,7 +71,10 @@ class Call:
         elif site.index == 0:
             self._pass_again(state)
         if not site.checked:
-            site.check_streams(site.read(args, kwargs))
+            streams = site.read(args, kwargs)
+            site.check_streams(streams)
+            if state.passed is not None:
+                check_passed(state.passed, site, state.passes, streams)
         visit = None
         if site.span is None:
             if state.entry is None:
@@ -95,9 +99,10 @@ class Call:
         out = run(*args, **kwargs)
         if not site.checked:
             site.check_form(out)
+            state.passed = passed(site, state.passes, args, kwargs, out)
         state.row.blocks_run += 1
         if visit is not None:
-            if (site.shown or None in site.order) and not self._step.last:
+            if (site.shown or None in site.order) and visit.decision.store and not self._step.last:
                 visit.note(site, out)
             if site.exits:
                 self._leave(visit, site, out)
@@ -167,6 +172,8 @@ class Call:
             session.summary.settings.setdefault((self._name, plan.name), dict(strategy.settings()))
             slot = session.slots[key] = Slot(strategy.gate(place), strategy.predictor)
         slot.last_step = step.run_index
+        if slot.follows is None:
+            slot.follows = state.hands_on(number, streams)
         kept = self._keep(streams)
         ahead = None if self._card_writes else partial(self._ahead, state, plan, number)
         entry = state.entry or kept
@@ -178,6 +185,7 @@ class Call:
                 probe.measured = state.foretold.get(number)
             else:
                 state.foretold.clear()
+                slot.follows = False
         decision = self._decide(slot, probe, streams)
         probe.decided()
         row = state.row
@@ -210,7 +218,7 @@ class Call:
             if number == len(spans) or spans[number].start != spans[number - 1].stop:
                 return
             following = slots.get(SlotKey(self._name, plan.first_span + number, step.branch, state.passes))
-            if following is None:
+            if following is None or following.follows is False:
                 return
             result = self._predict(plan, slot, probe.streams)
             probe = Probe(probe.entry, result, probe.block, probe.args, probe.kwargs)

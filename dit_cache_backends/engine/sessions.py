@@ -43,6 +43,7 @@ class Slot:
         "called",
         "dtypes",
         "exit_shape",
+        "follows",
         "gate",
         "held",
         "inner",
@@ -67,6 +68,9 @@ class Slot:
         """What the span had added to the main stream behind a block whose output is seen outside."""
         self.exit_shape: torch.Size | None = None
         """Of the main stream, where the span ends in another layout than it begins."""
+        self.follows: bool | None = None
+        """Whether the model hands on to it the very tensor that the span before it gives; None while that is not known.
+        Where it does not, nothing can be foretold of it."""
         self.called = 0
         self.last_step = 0
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from dit_cache_backends.engine.gates import Decision, Probe
+from dit_cache_backends.engine.passing import Passed
 from dit_cache_backends.engine.plan import Site, StackPlan
 from dit_cache_backends.engine.sessions import Slot
 from dit_cache_backends.engine.spans import Streams
@@ -71,17 +72,26 @@ class HandedOut(NamedTuple):
 class StackState:
     """What one forward has seen of one stack."""
 
-    __slots__ = ("entry", "entry_layout", "foretold", "handed_out", "passes", "row", "visits")
+    __slots__ = ("entry", "entry_layout", "foretold", "handed_out", "passed", "passes", "row", "visits")
 
     def __init__(self, plan: StackPlan, row: Row) -> None:
         self.entry: Streams | None = None
         self.entry_layout = 0
         self.passes = 0
+        self.passed: Passed | None = None
+        """The block that ran last, as long as what the card says is compared with what the model does."""
         self.visits: list[Visit | None] = [None] * len(plan.spans)
         self.row = row
         self.foretold: dict[int, float] = {}
         """Numbers that gates measured ahead, by the span that they hold for if all spans before it are skipped."""
         self.handed_out: HandedOut | None = None
+
+    def hands_on(self, number: int, streams: Streams) -> bool | None:
+        """Whether the main stream at span ``number`` is what the span before it gave; None where none ran before."""
+        last = self.visits[number - 1] if number else None
+        if last is None or last.probe.exit is None:
+            return None
+        return last.probe.exit[0] is streams[0]
 
 
 def fitted(fit: Fit, streams: Streams, like: Streams) -> Streams:

@@ -79,8 +79,8 @@ class Card:
     """The top-level package the class comes from, since libraries reuse names; None for any."""
     must_run: tuple[tuple[str, tuple[object, ...]], ...] = field(default=())
     """Arguments of the transformer's forward, with the values at which it must run in full because its blocks fill
-    a store that later calls read: ``(("kv_cache_mode", ("extract",)),)``. A dotted name reads an attribute, or the item
-    of that number."""
+    a store that later calls read: ``(("kv_cache_mode", ("extract",)),)``. A dotted name reads an attribute, the item of
+    that number, or what a mapping has by that name."""
     writes_in_place: bool = False
     """The blocks write into their stream arguments, so that what came in must be copied before it can be compared."""
     arrange: Callable[[Any], tuple[Stack, ...]] | None = None

@@ -3,6 +3,7 @@
 from dit_cache_backends.models import signals
 from dit_cache_backends.models.card import Card, stack
 from dit_cache_backends.models.cards_image import IMAGE
+from dit_cache_backends.models.cards_video import VIDEO
 from dit_cache_backends.models.rows import E, H, X, joint, modulated, single, timed
 from dit_cache_backends.models.signals import Signal, TimeSignal
 
@@ -122,4 +123,5 @@ CARDS: tuple[Card, ...] = (
         signals=modulated(signals.z_image),
     ),
     *IMAGE,
+    *VIDEO,
 )

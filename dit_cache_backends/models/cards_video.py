@@ -6,10 +6,16 @@ run between its blocks, and RFD4-Proteina, whose pairs are made from what each o
 
 from typing import Any
 
+from dit_cache_backends.models import signals, signals_video
 from dit_cache_backends.models.card import BlockList, Card, Stack, stack
-from dit_cache_backends.models.rows import E, H, X, joint, single
+from dit_cache_backends.models.rows import E, H, X, joint, modulated, single, timed
+from dit_cache_backends.models.signals import TimeSignal
 
 SINGLE = "single_transformer_blocks"
+WAN_TIME = (
+    timed(signals.wan_time),
+    TimeSignal("time_projection", "timestep", signals.wan_time_projection),
+)
 
 
 def _motif(transformer: Any) -> tuple[Stack, ...]:
@@ -22,31 +28,71 @@ def _motif(transformer: Any) -> tuple[Stack, ...]:
 
 
 VIDEO: tuple[Card, ...] = (
-    Card("AceStepTransformer1DModel", (stack(single("layers")),)),
-    Card("AllegroTransformer3DModel", (stack(single("transformer_blocks")),)),
+    Card(
+        "AceStepTransformer1DModel",
+        (stack(single("layers")),),
+        signals=modulated(signals_video.ace_step),
+    ),
+    Card(
+        "AllegroTransformer3DModel",
+        (stack(single("transformer_blocks")),),
+        signals=modulated(signals_video.allegro),
+    ),
     Card(
         "AnyFlowFARTransformer3DModel",
         (stack(single("blocks")),),
         must_run=(("kv_cache_flag.is_cache_step", (True,)),),
+        signals=modulated(signals_video.each_token),
     ),
-    Card("AnyFlowTransformer3DModel", (stack(single("blocks")),)),
-    Card("ChronoEditTransformer3DModel", (stack(single("blocks")),)),
+    Card(
+        "AnyFlowTransformer3DModel",
+        (stack(single("blocks")),),
+        signals=modulated(signals_video.each_token),
+    ),
+    Card(
+        "ChronoEditTransformer3DModel",
+        (stack(single("blocks")),),
+        signals=WAN_TIME,
+    ),
     Card(
         "Cosmos3OmniTransformer",
         (stack(BlockList("layers", takes=("gen_seq", "und_seq"), gives=("und_seq", "gen_seq"))),),
+        signals=modulated(signals_video.cosmos3),
     ),
-    Card("EasyAnimateTransformer3DModel", (stack(joint("transformer_blocks", (H, E))),)),
-    Card("HeliosTransformer3DModel", (stack(single("blocks")),)),
-    Card("HunyuanVideo15Transformer3DModel", (stack(joint("transformer_blocks", (H, E))),)),
+    Card(
+        "EasyAnimateTransformer3DModel",
+        (stack(joint("transformer_blocks", (H, E))),),
+        signals=modulated(signals.joint_norm),
+    ),
+    Card(
+        "HeliosTransformer3DModel",
+        (stack(single("blocks")),),
+        signals=modulated(signals_video.each_token),
+    ),
+    Card(
+        "HunyuanVideo15Transformer3DModel",
+        (stack(joint("transformer_blocks", (H, E))),),
+        signals=modulated(signals.adaptive_norm),
+    ),
     Card(
         "HunyuanVideoFramepackTransformer3DModel",
         (stack(joint("transformer_blocks", (H, E))), stack(joint(SINGLE, (H, E)))),
+        signals=modulated(signals.adaptive_norm),
     ),
-    Card("Kandinsky5Transformer3DModel", (stack(single("visual_transformer_blocks", "visual_embed")),)),
-    Card("Kandinsky6SRTransformer3DModel", (stack(single("visual_transformer_blocks")),)),
+    Card(
+        "Kandinsky5Transformer3DModel",
+        (stack(single("visual_transformer_blocks", "visual_embed")),),
+        signals=modulated(signals_video.kandinsky5),
+    ),
+    Card(
+        "Kandinsky6SRTransformer3DModel",
+        (stack(single("visual_transformer_blocks")),),
+        signals=modulated(signals_video.kandinsky6_sr),
+    ),
     Card(
         "Kandinsky6Transformer3DModel",
         (stack(BlockList("visual_transformer_blocks", takes=("vis", "aud"), gives=("vis", "aud"))),),
+        signals=modulated(signals_video.kandinsky6),
     ),
     Card(
         "LTX2VideoTransformer3DModel",
@@ -57,30 +103,71 @@ VIDEO: tuple[Card, ...] = (
                 )
             ),
         ),
+        signals=modulated(signals.ltx_video),
     ),
-    Card("LongCatAudioDiTTransformer", (stack(single("blocks")),)),
-    Card("MiniMaxMusic3Transformer1DModel", (stack(single("transformer_blocks")),)),
+    Card(
+        "LongCatAudioDiTTransformer",
+        (stack(single("blocks")),),
+        signals=modulated(signals_video.longcat_audio),
+    ),
+    Card(
+        "MiniMaxMusic3Transformer1DModel",
+        (stack(single("transformer_blocks")),),
+        signals=modulated(signals.plain_norm),
+    ),
     Card(
         "MotifVideoTransformer3DModel",
         (stack(joint("transformer_blocks", (H, E)), joint(SINGLE, (H, E))),),
         arrange=_motif,
+        signals=modulated(signals.adaptive_norm),
     ),
     Card(
         "SanaWMLTX2RefinerTransformer3DModel",
         (stack(single("transformer_blocks")),),
         must_run=(("kv_cache_mode", ("capture_pre_rope", "inject_and_capture_post_rope")),),
+        signals=modulated(signals.ltx_video),
     ),
-    Card("SanaWMTransformer3DModel", (stack(single("blocks", X)),)),
-    Card("SanaVideoTransformer3DModel", (stack(single("transformer_blocks")),)),
-    Card("SkyReelsV2Transformer3DModel", (stack(single("blocks")),)),
-    Card("StableAudio3DiTModel", (stack(single("transformer_blocks")),)),
-    Card("TransformerTemporalModel", (stack(single("transformer_blocks")),)),
+    Card(
+        "SanaWMTransformer3DModel",
+        (stack(single("blocks", X)),),
+        signals=modulated(signals_video.sana_wm),
+    ),
+    Card(
+        "SanaVideoTransformer3DModel",
+        (stack(single("transformer_blocks")),),
+        signals=modulated(signals_video.sana_video),
+    ),
+    Card(
+        "SkyReelsV2Transformer3DModel",
+        (stack(single("blocks")),),
+        signals=modulated(signals_video.token_last),
+    ),
+    Card(
+        "StableAudio3DiTModel",
+        (stack(single("transformer_blocks")),),
+        signals=modulated(signals_video.stable_audio3),
+    ),
+    Card(
+        "T5FilmDecoder",
+        (stack(BlockList("decoders", takes=(H,), gives=(H,))),),
+        signals=modulated(signals_video.t5_film),
+    ),
+    Card(
+        "TransformerTemporalModel",
+        (stack(single("transformer_blocks")),),
+        signals=modulated(signals.plain_norm),
+    ),
     Card(
         "WanAnimate2Transformer3DModel",
         (stack(single("blocks")),),
         must_run=(("kv_cache_mode", ("extract",)),),
+        signals=modulated(signals_video.wan_animate_2),
     ),
-    Card("WanAnimateTransformer3DModel", (stack(single("blocks")),)),
+    Card(
+        "WanAnimateTransformer3DModel",
+        (stack(single("blocks")),),
+        signals=WAN_TIME,
+    ),
     Card(
         "WanVACETransformer3DModel",
         (
@@ -93,5 +180,6 @@ VIDEO: tuple[Card, ...] = (
             ),
             stack(single("blocks")),
         ),
+        signals=WAN_TIME,
     ),
 )

@@ -67,4 +67,6 @@ def pruned_blocks(preset: str, steps: int | None) -> Mapping[str, Any]:
     """The options of a schedule that prunes by thresholds; by an evenly placed mask where the steps are few."""
     if steps is not None and steps < FEW:
         return planned_steps(preset, steps)
-    return {"residual_diff_threshold": PRUNING[preset]}
+    # Extrapolating helps while little is pruned; beyond, each block's error is the next one's input.
+    calibrator = "taylorseer" if preset in ("quality", "balanced") else "none"
+    return {"residual_diff_threshold": PRUNING[preset], "calibrator": calibrator}

@@ -8,8 +8,11 @@ from typing import Any
 
 from torch import nn
 
-INSIDE = ("attn", "attn1", "attention", "self_attention", "self_attn", "inner", "block")
-"""A child that every block calls exactly once: a hook on the block itself does not fire when it is skipped."""
+INSIDE = (
+    *("attn", "attn1", "attention", "self_attention", "self_attn", "inner", "block"),
+    *("video_dec_block.self_attention", "layer.0.attention"),
+)
+"""A part that every block calls exactly once: a hook on the block itself does not fire when it is skipped."""
 
 ASIDE = ("refiner", "text", "txt", "perceiver", "down_block", "up_block")
 """In the paths of lists that are not among the main stacks: they see the text only, or are parts of a U-Net."""
@@ -44,18 +47,24 @@ def executed(*transformers: nn.Module) -> Iterator[Executed]:
 
 def block_lists(transformer: nn.Module) -> dict[str, list[nn.Module]]:
     """The lists of repeated blocks, found by what is in them and not by a card."""
-    return {
-        path: list(module)
-        for path, module in transformer.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) and _inside(module[0]) is not None
-        if not any(part in path for part in ASIDE)
-    }
+    found: dict[str, list[nn.Module]] = {}
+    for path, module in transformer.named_modules():
+        if any(part in path for part in ASIDE) or any(path.startswith(f"{outer}.") for outer in found):
+            continue
+        if isinstance(module, nn.ModuleList) and len(module) and _inside(module[0]) is not None:
+            found[path] = list(module)
+    return found
 
 
 def _inside(block: nn.Module) -> nn.Module | None:
-    return next(
-        (getattr(block, name) for name in INSIDE if isinstance(getattr(block, name, None), nn.Module)), None
-    )
+    parts = (_part(block, name.split(".")) for name in INSIDE)
+    return next((part for part in parts if part is not None), None)
+
+
+def _part(module: Any, names: list[str]) -> nn.Module | None:
+    for name in names:
+        module = getattr(module, name, None)
+    return module if isinstance(module, nn.Module) else None
 
 
 def _watch(transformer: nn.Module, seen: Executed) -> Iterator[Any]:

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from dit_cache_backends import SpanBackend
 
-from ..tiny import TINY, TINY_TRANSFORMERS, transformer_inputs
+from ..tiny import TINY, transformer_inputs
+from ..tiny.transformers import CORE_SPECS
 
 PIPELINES = tuple(TINY)
-TRANSFORMERS = tuple(name for name in TINY_TRANSFORMERS if name != "qwen_image21")
-"""Those whose class has a card."""
+TRANSFORMERS = tuple(spec.name for spec in CORE_SPECS)
+"""Enough kinds of blocks for tests of the engine and of a strategy; `tests/models` has the cards of all classes."""
 
 STILL = 1e-6
 """How far a still input may be off after a skip, relative to the largest number of the output."""

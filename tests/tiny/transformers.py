@@ -19,6 +19,7 @@ from . import configs, further
 from .configs import POOLED_DIM, TEXT_DIM, TEXT_TOKENS
 from .image import IMAGE_SPECS
 from .spec import Moment, TinyTransformer
+from .video import KV_ARGUMENTS, VIDEO_SPECS
 
 TOKENS = 16
 
@@ -185,6 +186,7 @@ def _qwen_image21_kv(kv_cache: Any, mode: str | None) -> dict[str, Any]:
 _KV_ARGUMENTS: dict[str, Callable[[Any, str | None], dict[str, Any]]] = {
     "glm_image": _glm_image_kv,
     "qwen_image21": _qwen_image21_kv,
+    **KV_ARGUMENTS,
 }
 
 _DOUBLE_12 = {"transformer_blocks": 12}
@@ -238,5 +240,6 @@ TINY_TRANSFORMERS: dict[str, TinyTransformer] = {
     for spec in (
         *CORE_SPECS,
         *IMAGE_SPECS,
+        *VIDEO_SPECS,
     )
 }
