@@ -42,14 +42,20 @@ train-demo: $(STAMP)  ## make the shipped model again from nothing
 install: $(STAMP)  ## only make .venv
 
 # The stamp is written last: an installation that was cut short is taken up again.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt conformance/pyproject.toml $(wildcard plugins/*/pyproject.toml)
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(not (3, 10) <= v[:2] <= (3, 13))' || { \
 	  echo "Python 3.10 to 3.13 is needed, but '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." >&2; \
 	  echo "Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || { \
 	  echo "'$(PYTHON) -m venv' failed; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	@echo "Installing into $(VENV): once, some minutes, about 2 GB."
-	@$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[$(EXTRAS)]"
+	@$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[$(EXTRAS)]" \
+	  -e conformance \
+	  -e plugins/easy_cache \
+	  -e plugins/fb_cache \
+	  -e plugins/mag_cache \
+	  -e plugins/sea_cache \
+	  -e plugins/step_plan
 	@touch $@
 
 clean:  ## remove .venv and everything made

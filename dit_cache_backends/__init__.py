@@ -36,6 +36,7 @@ from dit_cache_backends.errors import (
 )
 from dit_cache_backends.hosts.omni import Omni, OmniDiffusionSamplingParams
 from dit_cache_backends.models import BlockList, Card, Stack, list_cards, register_card, stack
+from dit_cache_backends.models.inspect import Inspection, inspect_transformer
 from dit_cache_backends.parts import PartOptions
 from dit_cache_backends.registry import BackendInfo, get_cache_backend, list_cache_backends
 from dit_cache_backends.summary import Event, Row, Summary
@@ -60,6 +61,7 @@ __all__ = [
     "FoCa",
     "Gate",
     "Hermite",
+    "Inspection",
     "Newton",
     "NotEnabledError",
     "Omni",
@@ -82,6 +84,7 @@ __all__ = [
     "UnknownTransformerError",
     "enable_cache",
     "get_cache_backend",
+    "inspect_transformer",
     "list_cache_backends",
     "list_cards",
     "make_calibrator",

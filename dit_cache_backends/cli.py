@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from dit_cache_backends.errors import ConfigError, DitCacheError, UnknownTransformerError, near
+from dit_cache_backends.cli_models import models
+from dit_cache_backends.errors import ConfigError, DitCacheError
+from dit_cache_backends.terminal import print_columns, quiet, readable_errors
 
 if TYPE_CHECKING:
     from dit_cache_backends.hosts.requests import OmniRequestOutput
@@ -26,6 +26,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(models, name="models")
 
 
 @app.command()
@@ -48,8 +49,8 @@ def demo(
     report: Annotated[Path | None, typer.Option(help="Write the table to this Markdown file, too.")] = None,
 ) -> None:
     """Draw with the shipped model, dense and cached, and compare time and picture."""
-    with _readable_errors():
-        _quiet()
+    with readable_errors():
+        quiet()
         if full and strategies:
             raise typer.BadParameter("give one of --full and --strategies")
         from dit_cache_backends.demo.run import main
@@ -104,14 +105,14 @@ def generate(
     ] = None,
 ) -> None:
     """Draw pictures, with a cache backend or without."""
-    with _readable_errors():
+    with readable_errors():
         from dit_cache_backends.config import named_backend
         from dit_cache_backends.hosts.omni import Omni, OmniDiffusionSamplingParams
         from dit_cache_backends.registry import get_cache_backend
 
         # A mistake here is told before diffusers is even imported.
         backend = get_cache_backend(cache_backend or named_backend(cache_config), cache_config)
-        _quiet()
+        quiet()
         params = OmniDiffusionSamplingParams(
             height=height,
             width=width,
@@ -134,7 +135,7 @@ def backends(
     name: Annotated[str | None, typer.Argument(help="Show the options of this one.")] = None,
 ) -> None:
     """List the installed cache backends, or the options of one."""
-    with _readable_errors():
+    with readable_errors():
         from dit_cache_backends.registry import find_backend, list_cache_backends
 
         if name is not None:
@@ -152,41 +153,66 @@ def backends(
             )
             for info in installed.values()
         ]
-        _print_columns(rows)
+        print_columns(rows)
         for info in installed.values():
             if info.error:
                 typer.echo(f"\n{info.name} is broken: {info.error}")
 
 
-@app.command()
-def models(
-    name: Annotated[str | None, typer.Argument(metavar="CLASS", help="Show the card of this one.")] = None,
+@app.command("new-plugin")
+def new_plugin(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the backend, such as my_cache.")],
+    path: Annotated[
+        Path | None, typer.Option(help="The folder to write; dit-cache-NAME unless said.")
+    ] = None,
 ) -> None:
-    """List the transformer classes that are known, or the card of one."""
-    with _readable_errors():
-        from dit_cache_backends.models import list_cards
+    """Write a package with a working cache backend in it, to be changed into your own."""
+    with readable_errors():
+        from dit_cache_backends.scaffold import new_plugin as write
 
-        cards = list_cards()
-        if name is None:
-            rows = [("CLASS", "LIBRARY", "STACKS OF BLOCKS")]
-            rows += [
-                (
-                    card.transformer,
-                    card.library or "any",
-                    "; ".join(" + ".join(each.path for each in stack.lists) for stack in card.stacks),
-                )
-                for card in cards
-            ]
-            _print_columns(rows)
-            return
-        found = [card for card in cards if card.transformer.lower() == name.lower()]
-        if not found:
-            raise UnknownTransformerError(
-                f"there is no card for {name}.{near(name, [card.transformer for card in cards])}"
-                " `dit-cache models` lists all of them."
-            )
-        for card in found:
-            _show_card(card)
+        folder = path or Path(f"dit-cache-{name.strip().lower().replace('_', '-')}")
+        for written in write(name, folder):
+            typer.echo(written)
+        typer.echo(f"\nNext: pip install -e '{folder}[test]' && pytest {folder}")
+
+
+@app.command()
+def check(
+    name: Annotated[str, typer.Argument(help="The installed backend (`dit-cache backends`).")],
+    cache_config: Annotated[
+        str | None, typer.Option(metavar="JSON|@FILE|PATH", help="Options that every run of it has.")
+    ] = None,
+    eager: Annotated[
+        str | None,
+        typer.Option(metavar="JSON|@FILE|PATH", help="Options under which it skips; its own unless given."),
+    ] = None,
+    never: Annotated[
+        str | None,
+        typer.Option(metavar="JSON|@FILE|PATH", help="Options under which it never does; likewise."),
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="GROUP|CHECK", help="Only these; can be given several times.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="The report as JSON.")] = False,
+) -> None:
+    """Try every promise of a backend on tiny models; the exit status is 1 where one is broken."""
+    with readable_errors():
+        from dit_cache_backends.config import load_config
+
+        try:
+            from dit_cache_conformance.cli import run
+        except ModuleNotFoundError as error:
+            if error.name not in ("dit_cache_conformance", "rich", "pytest"):
+                raise
+            raise DitCacheError(
+                f"`dit-cache check` needs {error.name}, which is not installed: pip install dit-cache-conformance"
+            ) from error
+        config, *examples = (
+            None if given is None else load_config(given) for given in (cache_config, eager, never)
+        )
+        quiet()
+        if not run(name, config, *examples, only=only or (), json=json):
+            raise typer.Exit(1)
 
 
 def _report(result: OmniRequestOutput, paths: Iterator[Path], summary: bool, *, several: bool) -> None:
@@ -241,58 +267,6 @@ def _show_backend(info: BackendInfo) -> None:
         aliases = f" (also {', '.join(option.aliases)})" if option.aliases else ""
         typer.echo(f"{option.name}: {facts}{aliases}")
         typer.echo(textwrap.indent(textwrap.fill(option.help, 96), "    "))
-
-
-def _show_card(card: Any) -> None:
-    typer.echo(f"{card.transformer} ({card.library or 'of any library'})")
-    for stack in card.stacks:
-        for each in stack.lists:
-            gives = each.gives if isinstance(each.gives, str) else ", ".join(each.gives)
-            typer.echo(f"  {each.path}: takes {', '.join(each.takes)}; gives {gives}")
-    for argument, values in card.must_run:
-        typer.echo(f"  runs in full where {argument} is {' or '.join(map(repr, values))}")
-    if card.writes_in_place:
-        typer.echo("  its blocks write into their inputs, which are copied before they are compared")
-
-
-def _print_columns(rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def _quiet() -> None:
-    """Leave the terminal to the command: no hints about optional packages, no bars for each file that is read.
-
-    Set variables win, and the hub's own bars for downloads stay.
-    """
-    for library in ("DIFFUSERS", "TRANSFORMERS"):
-        os.environ.setdefault(f"{library}_VERBOSITY", "error")
-    import diffusers.utils.logging
-    import transformers.utils.logging
-
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
-
-
-@contextmanager
-def _readable_errors() -> Iterator[None]:
-    """What a user can mend is said in a line on standard error, and the exit status is 2; no traceback."""
-    try:
-        yield
-    except DitCacheError as error:
-        typer.echo(f"dit-cache: {error}", err=True)
-        raise typer.Exit(2) from error
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package in ("", "dit_cache_backends"):
-            raise
-        typer.echo(
-            f"dit-cache: this command needs {package}, which is not installed."
-            " Install the extra: pip install 'dit-cache-backends[demo]'",
-            err=True,
-        )
-        raise typer.Exit(2) from error
 
 
 if __name__ == "__main__":

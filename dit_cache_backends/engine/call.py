@@ -14,7 +14,17 @@ from dit_cache_backends.engine.passing import check_passed, passed
 from dit_cache_backends.engine.plan import Site, StackPlan
 from dit_cache_backends.engine.sessions import Session, Slot, SlotKey, signature
 from dit_cache_backends.engine.spans import Streams
-from dit_cache_backends.engine.visit import ABSENT, SAME, SUM, HandedOut, StackState, Visit, fitted, versions
+from dit_cache_backends.engine.visit import (
+    ABSENT,
+    SAME,
+    SUM,
+    HandedOut,
+    StackState,
+    Visit,
+    copied,
+    fitted,
+    versions,
+)
 from dit_cache_backends.errors import CardError
 from dit_cache_backends.summary import Row
 
@@ -90,7 +100,7 @@ class Call:
             visit.called |= 1 << site.index
             if visit.result is not None:
                 state.row.blocks_skipped += 1
-                held = visit.slot.held.get(site.index, ())
+                held = self._held(visit.slot, site, run, args, kwargs) if None in site.order else ()
                 if site.exits:
                     visit.left = True
                     return site.give(visit.result, held)
@@ -107,6 +117,17 @@ class Call:
             if site.exits:
                 self._leave(visit, site, out)
         return out
+
+    @staticmethod
+    def _held(
+        slot: Slot, site: Site, run: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, ...]:
+        """What a skipped block gave last that is no stream."""
+        held = slot.held.get(site.index)
+        if held is None:
+            # It was not called when the span ran, so ``finish`` will have the forward made again.
+            return site.held(run(*args, **kwargs))
+        return copied(held)
 
     def finish(self) -> bool:
         """Close the books of this forward; False if a skipped span was not called the way it was when it ran.
@@ -181,11 +202,13 @@ class Call:
             entry = fitted(plan.alternate, entry, kept)
         probe = Probe(entry, kept, module, args, kwargs, ahead, self._argument)
         if state.foretold:
-            if state.handed_out is not None and state.handed_out.comes_in(number, streams[0]):
+            handed_out = state.handed_out
+            if handed_out is not None and handed_out.comes_in(number, streams[0]):
                 probe.measured = state.foretold.get(number)
             else:
                 state.foretold.clear()
-                slot.follows = False
+                if handed_out is not None and handed_out.span + 1 == number:
+                    slot.follows = False
         decision = self._decide(slot, probe, streams)
         probe.decided()
         row = state.row

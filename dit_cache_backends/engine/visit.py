@@ -45,7 +45,7 @@ class Visit:
     def note(self, site: Site, out: Any) -> None:
         """Keep what a block of the running span gave that is needed of it alone when the span is skipped."""
         if None in site.order:
-            self.slot.held[site.index] = site.held(out)
+            self.slot.held[site.index] = copied(site.held(out))
         if site.shown:
             main, entered = site.streams_from(out, self.probe.streams)[0], self.probe.streams[0]
             if main is not None and entered is not None:
@@ -98,6 +98,11 @@ def fitted(fit: Fit, streams: Streams, like: Streams) -> Streams:
     """``streams`` with the main one in the layout that it has in ``like``."""
     main, other = streams[0], like[0]
     return streams if main is None or other is None else (fit(main, other.shape), *streams[1:])
+
+
+def copied(items: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Copies of the tensors among ``items``: the model may write into what its blocks gave it."""
+    return tuple([item.clone() if isinstance(item, Tensor) else item for item in items])
 
 
 def versions(streams: Streams) -> tuple[int, ...]:

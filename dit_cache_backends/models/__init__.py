@@ -21,6 +21,7 @@ __all__ = [
     "card_for",
     "card_problems",
     "find_card",
+    "is_built_in",
     "list_cards",
     "register_card",
     "stack",
@@ -88,6 +89,11 @@ def find_card(cls: type) -> Card | None:
                 raise CardError(conflict)
             return found[0]
     return None
+
+
+def is_built_in(card: Card) -> bool:
+    """Whether a card is one of this package's own."""
+    return _built_in.get((card.transformer, card.library)) is card
 
 
 def _known(key: _Key) -> list[Card]:

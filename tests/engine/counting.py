@@ -51,12 +51,13 @@ def block_lists(transformer: nn.Module) -> dict[str, list[nn.Module]]:
     for path, module in transformer.named_modules():
         if any(part in path for part in ASIDE) or any(path.startswith(f"{outer}.") for outer in found):
             continue
-        if isinstance(module, nn.ModuleList) and len(module) and _inside(module[0]) is not None:
+        if isinstance(module, nn.ModuleList) and len(module) and inside(module[0]) is not None:
             found[path] = list(module)
     return found
 
 
-def _inside(block: nn.Module) -> nn.Module | None:
+def inside(block: nn.Module) -> nn.Module | None:
+    """The part of a block by which it is counted."""
     parts = (_part(block, name.split(".")) for name in INSIDE)
     return next((part for part in parts if part is not None), None)
 
@@ -70,10 +71,10 @@ def _part(module: Any, names: list[str]) -> nn.Module | None:
 def _watch(transformer: nn.Module, seen: Executed) -> Iterator[Any]:
     for path, blocks in block_lists(transformer).items():
         for number, block in enumerate(blocks):
-            inside = _inside(block)
-            assert inside is not None
+            part = inside(block)
+            assert part is not None
 
             def note(*_: object, place: tuple[str, int] = (path, number)) -> None:
                 seen.blocks.append(place)
 
-            yield inside.register_forward_pre_hook(note)
+            yield part.register_forward_pre_hook(note)

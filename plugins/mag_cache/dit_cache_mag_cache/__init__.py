@@ -1,0 +1,241 @@
+"""``mag_cache``: MagCache (arXiv 2506.09045).
+
+How much the residual of a model grows from one step to the next hardly depends on the prompt. So it is measured once,
+and what reusing the residual of an earlier step costs is known before the run: the product of the ratios passed over,
+less 1. No tensor is looked at, so no device is waited for, and every rank decides alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from dit_cache_backends import (
+    CalibratorOptions,
+    Capabilities,
+    Card,
+    ConfigError,
+    Decision,
+    Gate,
+    PartOptions,
+    Place,
+    Predictor,
+    Probe,
+    Span,
+    SpanBackend,
+    Step,
+    Stream,
+    make_calibrator,
+    option,
+)
+from dit_cache_mag_cache.ratios import FOR_CLASS, PUBLISHED, RatioSet, find_ratios, nearest, save_ratios
+
+__all__ = [
+    "HOSTS",
+    "PUBLISHED",
+    "MagCache",
+    "MagCacheConfig",
+    "RatioSet",
+    "find_ratios",
+    "nearest",
+    "skipped_steps",
+]
+
+HOSTS = {
+    "vllm_omni": (0.24, 5, 0.1),  # vLLM-Omni 0.30.0
+    "diffusers": (0.06, 3, 0.2),  # diffusers 0.42.1, MagCacheConfig
+    "official": (0.24, 6, 0.2),  # the authors' script for Wan 2.1, image to video
+}
+"""Threshold, most skips in a row (K), part of the run computed at its start: what each project has by default."""
+
+
+@dataclass(frozen=True)
+class MagCacheConfig(CalibratorOptions, PartOptions):
+    """The options of ``mag_cache``, under the names of diffusers; those of vLLM-Omni are taken, too."""
+
+    host: str = option(
+        "vllm_omni", choices=tuple(HOSTS), help="Whose defaults hold for the three options that are null."
+    )
+    threshold: float | None = option(
+        None,
+        aliases=("mag_threshold",),
+        help="Skip while the errors foretold sum up to no more. 0 or less: never.",
+    )
+    max_skip_steps: int | None = option(
+        None,
+        aliases=("mag_max_skip_steps",),
+        minimum=0,
+        help="Skipped steps in a row at most (K in the paper).",
+    )
+    retention_ratio: float | None = option(
+        None,
+        aliases=("mag_retention_ratio",),
+        minimum=0,
+        maximum=1,
+        help="The part of the run, at its start, that is computed.",
+    )
+    ratios: list[float] | str | None = option(
+        None,
+        aliases=("mag_ratios",),
+        help="The ratios: one number a step, the name of a published or measured set, or a JSON file. Null: the "
+        "published set for the model.",
+    )
+    calibrate: bool = option(
+        False,
+        aliases=("mag_calibrate",),
+        help="Compute every step, and measure the ratios instead of using them.",
+    )
+    save_as: str | None = option(
+        None,
+        help="What is measured is kept under this name, or in this JSON file; ratios takes it from there.",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.calibrate != (self.save_as is not None):
+            raise ConfigError("calibrate and save_as go together: what is measured is kept under a name")
+        if self.ratios is not None and not self.calibrate:
+            find_ratios(self.ratios)
+
+    def limits(self) -> tuple[float, int, float]:
+        """Threshold, most skips in a row, and the part that is computed first."""
+        host = HOSTS[self.host]
+        return (
+            host[0] if self.threshold is None else self.threshold,
+            host[1] if self.max_skip_steps is None else self.max_skip_steps,
+            host[2] if self.retention_ratio is None else self.retention_ratio,
+        )
+
+
+class MagCache(SpanBackend):
+    """MagCache: ratios measured beforehand tell what skipping a step will cost."""
+
+    name = "mag_cache"
+    Config = MagCacheConfig
+    capabilities = Capabilities(rank_agreement=True)
+    conformance: ClassVar = {
+        "eager": {"ratios": [1.0], "threshold": 1.0, "max_skip_steps": 2, "retention_ratio": 0.0},
+        "never": {"ratios": [1.0], "threshold": 0.0},
+    }
+    config: MagCacheConfig
+
+    def layout(self, depth: int) -> Sequence[Span]:
+        return [Span(0, depth)]
+
+    def prepare(self, transformer: nn.Module, card: Card, pipeline: object) -> None:
+        if not self.config.calibrate and self.config.ratios is None and card.transformer not in FOR_CLASS:
+            raise ConfigError(
+                f"mag_cache: no ratios are published here for {card.transformer} (there are some for "
+                f"{', '.join(FOR_CLASS)}). Measure them in one run, calibrate: true, save_as: NAME, then give "
+                "ratios: NAME."
+            )
+
+    def gate(self, place: Place) -> Gate:
+        if self.config.calibrate:
+            return MeasuringGate(str(self.config.save_as), place)
+        given = self.config.ratios
+        if given is None:
+            # prepare has made sure that there is one; a subclass of the model has the set of its base.
+            names = [cls.__name__ for cls in type(place.model()).__mro__]
+            given = next(FOR_CLASS[name] for name in names if name in FOR_CLASS)
+        return MagGate(find_ratios(given).of(place.transformer, place.branch), self.config.limits(), place)
+
+    def predictor(self, stream: Stream) -> Predictor:
+        return make_calibrator(self.config, stream)
+
+
+def skipped_steps(ratios: Sequence[float], threshold: float, most: int, retention: float) -> frozenset[int]:
+    """The steps that are skipped in a run of as many steps as there are ratios (arXiv 2506.09045, section 3.3).
+
+    While steps are skipped the error foretold is ``|1 - product of the ratios since the last computed step|``, summed
+    up over the steps. A threshold of 0 skips none, where diffusers would skip a step whose ratio is exactly 1.
+    """
+    skipped: set[int] = set()
+    product, error, row = 1.0, 0.0, 0
+    if threshold <= 0:
+        return frozenset()
+    for step in range(int(retention * len(ratios) + 0.5), len(ratios)):
+        product *= ratios[step]
+        error += abs(1.0 - product)
+        row += 1
+        if error <= threshold and row <= most and step > 0:
+            skipped.add(step)
+        else:
+            product, error, row = 1.0, 0.0, 0
+    return frozenset(skipped)
+
+
+class MagGate(Gate):
+    """Works the whole run out when its number of steps is known, at the first step."""
+
+    def __init__(self, ratios: Sequence[float], limits: tuple[float, int, float], place: Place) -> None:
+        self._ratios = ratios
+        self._limits = limits
+        self._place = place
+        self._steps: frozenset[int] | None = None
+
+    def should_run(self, step: Step, probe: Probe) -> Decision:
+        return Decision(step.index not in self._skipped(step), "ratios")
+
+    def observe(self, step: Step, probe: Probe, decision: Decision) -> None:
+        if self._steps is None:
+            self._steps = self._skipped(step)
+            if step.total is None:
+                self._place.report(
+                    "steps_unknown",
+                    f"{self._place.transformer}: how many steps the run has is not known, so the ratios were taken for "
+                    f"{len(self._ratios)}. Tell it: backend.refresh(pipeline, steps).",
+                )
+
+    def _skipped(self, step: Step) -> frozenset[int]:
+        if self._steps is not None:
+            return self._steps
+        total = step.total or len(self._ratios)
+        return skipped_steps(nearest(self._ratios, total), *self._limits)
+
+
+class MeasuringGate(Gate):
+    """Computes every step, and writes the ratios down when the last of its transformer is made."""
+
+    def __init__(self, name: str, place: Place) -> None:
+        self._name = name
+        self._place = place
+        # A model whose blocks form several stacks is measured at the first.
+        self._leads = place.shared.setdefault("mag_cache.leader", place.stack) == place.stack
+        self._sizes: Tensor | None = None
+        self._ratios: list[Tensor] = []
+
+    def should_run(self, step: Step, probe: Probe) -> Decision:
+        return Decision(True, "calibration", store=False)
+
+    def observe(self, step: Step, probe: Probe, decision: Decision) -> None:
+        if not self._leads or probe.exit is None:
+            return
+        entry, out = probe.streams[0], probe.exit[0]
+        if entry is None or out is None:
+            return
+        sizes = torch.linalg.vector_norm((out - entry).float(), dim=-1)
+        before = sizes if self._sizes is None else self._sizes
+        self._ratios.append((sizes / (before + 1e-8)).mean() if before is not sizes else torch.ones(()))
+        self._sizes = sizes
+        self._finish(step)
+
+    def _finish(self, step: Step) -> None:
+        where, model = self._place, self._place.model()
+        if step.total is None:
+            where.report(
+                "steps_unknown",
+                f"{where.transformer}: how many steps the run has is not known, so no ratios are written. Tell it: "
+                "backend.refresh(pipeline, steps).",
+            )
+        elif step.index == step.total - 1:
+            ratios = [float(ratio) for ratio in self._ratios]
+            label: Any = type(model).__name__
+            path = save_ratios(self._name, label, f"{where.transformer}:{where.branch}", ratios)
+            where.report(
+                "ratios_written", f"{where.transformer}:{where.branch}: {len(ratios)} ratios, in {path}."
+            )

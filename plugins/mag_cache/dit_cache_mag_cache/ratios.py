@@ -1,0 +1,129 @@
+"""Magnitude ratios: what a model's residual grows by from step to step, published or measured."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dit_cache_backends import ConfigError
+
+ANY = "*"
+
+
+@dataclass(frozen=True)
+class RatioSet:
+    """Ratios of one model, and where they are from.
+
+    ``ratios`` has a list for each ``transformer:branch``, for a ``transformer`` whatever the branch, or for ``*``, all
+    of them. A list has one number for each step of the run it was measured in: ``mean(|r_t| / |r_(t-1)|)`` over the
+    tokens, where ``r_t`` is what the blocks add at step ``t``; the first step has 1.
+    """
+
+    model: str
+    source: str
+    ratios: Mapping[str, tuple[float, ...]]
+
+    def of(self, transformer: str, branch: str) -> tuple[float, ...]:
+        """The ratios of one branch of one transformer.
+
+        Raises:
+            ConfigError: if the set has none for it.
+        """
+        for key in (f"{transformer}:{branch}", transformer, ANY):
+            if key in self.ratios:
+                return self.ratios[key]
+        raise ConfigError(
+            f"mag_cache: the ratios of {self.model} are for {', '.join(self.ratios)}, not for {transformer}:{branch}. "
+            "Calibrate again as the model is run now: calibrate: true."
+        )
+
+
+# Published numbers, digit by digit. 28 steps; the source has one list for all branches.
+PUBLISHED = {
+    "flux_dev": RatioSet(
+        "FLUX.1-dev",
+        "diffusers 0.42.1, hooks/mag_cache.py, FLUX_MAG_RATIOS, after github.com/Zehong-Ma/MagCache",
+        {
+            ANY: (
+                *(1.0, 1.21094, 1.11719, 1.07812, 1.0625, 1.03906, 1.03125, 1.03906, 1.02344, 1.03125),
+                *(1.02344, 0.98047, 1.01562, 1.00781, 1.0, 1.00781, 1.0, 1.00781, 1.0, 1.0),
+                *(0.99609, 0.99609, 0.98047, 0.98828, 0.96484, 0.95703, 0.93359, 0.89062),
+            )
+        },
+    ),
+}
+FOR_CLASS = {"FluxTransformer2DModel": "flux_dev"}
+"""The published set that is taken unless told otherwise, by the class of the transformer."""
+
+
+def nearest(ratios: Sequence[float], steps: int) -> tuple[float, ...]:
+    """The ratios for another number of steps: each step takes that of the nearest one in the run (arXiv 2506.09045)."""
+    if steps == 1:
+        return (ratios[-1],)
+    return tuple(ratios[round(step * (len(ratios) - 1) / (steps - 1))] for step in range(steps))
+
+
+def file_of(name: str) -> Path:
+    """Where the ratios called ``name`` are kept; a name that is a path is that path.
+
+    Names stand for files in the folder that ``DIT_CACHE_MAG_RATIOS`` says, else in the user's cache folder.
+    """
+    if name.lower().endswith(".json"):
+        return Path(name).expanduser()
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    folder = os.environ.get("DIT_CACHE_MAG_RATIOS") or f"{cache}/dit-cache/mag-ratios"
+    return Path(folder).expanduser() / f"{name}.json"
+
+
+def find_ratios(given: str | Sequence[float]) -> RatioSet:
+    """The ratios that an option gives: numbers, the name of a published or measured set, or a file.
+
+    Raises:
+        ConfigError: if there is no such set, or its file is not as it should be.
+    """
+    if not isinstance(given, str):
+        return RatioSet("the given numbers", "given", {ANY: _numbers(given, "ratios")})
+    if given in PUBLISHED:
+        return PUBLISHED[given]
+    path = file_of(given)
+    if not path.exists():
+        raise ConfigError(
+            f"ratios: there is no set {given!r}: it is not published here ({', '.join(PUBLISHED)}), and {path} does "
+            "not exist. Measure it: calibrate: true, save_as: " + given
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"ratios: {path} cannot be read: {error}") from error
+    ratios = content.get("ratios") if isinstance(content, Mapping) else None
+    if not isinstance(ratios, Mapping) or not ratios:
+        raise ConfigError(
+            f"ratios: {path}: expected a mapping with ratios: {{transformer:branch: [1.0, ...]}}"
+        )
+    lists = {str(key): _numbers(values, f"ratios: {path}: {key}") for key, values in ratios.items()}
+    return RatioSet(str(content.get("model", path.stem)), str(content.get("source", path)), lists)
+
+
+def save_ratios(name: str, model: str, key: str, ratios: Sequence[float]) -> Path:
+    """Put one list into the file of ``name``, beside those of other branches that are there."""
+    path = file_of(name)
+    content: dict[str, Any] = {"model": model, "source": "measured by dit-cache-mag-cache", "ratios": {}}
+    if path.exists():
+        content["ratios"] = json.loads(path.read_text(encoding="utf-8")).get("ratios", {})
+    content["ratios"][key] = [round(float(ratio), 6) for ratio in ratios]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.name}.{os.getpid()}")
+    beside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    beside.replace(path)  # whoever reads meanwhile sees the old file or the new one
+    return path
+
+
+def _numbers(values: object, where: str) -> tuple[float, ...]:
+    given = list(values) if isinstance(values, (list, tuple)) else []
+    if not given or not all(isinstance(each, (int, float)) and each > 0 for each in given):
+        raise ConfigError(f"{where}: expected one number above 0 for each step, got {values!r}")
+    return tuple(float(each) for each in given)

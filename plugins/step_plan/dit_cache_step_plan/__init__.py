@@ -1,0 +1,157 @@
+"""``step_plan``: which steps are computed is written down beforehand.
+
+For the output of any planner: the masks of LeMiCa (arXiv 2511.00090) and BudCache (arXiv 2606.13496), step computation
+masks (SCM) of cache-dit, the decisions of MagCache or TeaCache noted in a run. Nothing is measured: no tensor is read,
+no device is waited for, every rank decides alike, and a run takes the same time whatever the prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from dit_cache_backends import (
+    CalibratorOptions,
+    Capabilities,
+    ConfigError,
+    Decision,
+    Gate,
+    PartOptions,
+    Place,
+    Predictor,
+    Probe,
+    Span,
+    SpanBackend,
+    Step,
+    Stream,
+    make_calibrator,
+    option,
+)
+from dit_cache_step_plan.plan import Mask, Plan, read_plan, resampled
+
+__all__ = ["Plan", "StepPlan", "StepPlanConfig", "read_plan", "resampled"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepPlanConfig(CalibratorOptions, PartOptions):
+    """The options of ``step_plan``."""
+
+    mask: list[int] | str = option(
+        group="mask",
+        help="Steps to compute, 1, and to skip, 0: a list, a text such as 110100, or the path of a JSON or YAML file "
+        "with one, or with a mapping of mask and branches.",
+    )
+    branches: dict[str, Any] = option(
+        {},
+        group="mask",
+        help="Other masks for guidance branches, by the branch's name: cond, uncond, 0, 1, ...",
+    )
+    fit: str = option(
+        "error",
+        choices=("error", "resample"),
+        help="Where a mask has not as many steps as the run: refuse it, or take for each step the nearest digit.",
+    )
+    Fn_compute_blocks: int = option(0, minimum=0, help="First blocks of each stack, which always run.")
+    Bn_compute_blocks: int = option(0, minimum=0, help="Last blocks of each stack, which always run.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.plan()
+
+    def plan(self) -> Plan:
+        """The masks.
+
+        Raises:
+            ConfigError: as ``read_plan``.
+        """
+        return read_plan(self.mask, self.branches)
+
+
+class StepPlan(SpanBackend):
+    """Runs a step mask that was planned beforehand; looks at no tensor."""
+
+    name = "step_plan"
+    Config = StepPlanConfig
+    capabilities = Capabilities(rank_agreement=True)
+    conformance: ClassVar = {
+        "eager": {"mask": "10101010", "fit": "resample"},
+        "never": {"mask": "1", "fit": "resample"},
+    }
+    config: StepPlanConfig
+
+    def __init__(self, config: Any = None) -> None:
+        super().__init__(config)
+        self._plan = self.config.plan()
+
+    def layout(self, depth: int) -> Sequence[Span]:
+        front, back = self.config.Fn_compute_blocks, self.config.Bn_compute_blocks
+        if front + back >= depth:
+            raise ConfigError(
+                f"Fn_compute_blocks={front} and Bn_compute_blocks={back} leave no block that could be skipped. "
+                f"Expected them to be at most {depth - 1} together."
+            )
+        return [Span(front, depth - back)]
+
+    def gate(self, place: Place) -> Gate:
+        return PlanGate(self._plan.of(place.branch), self.config.fit == "resample", place)
+
+    def predictor(self, stream: Stream) -> Predictor:
+        return make_calibrator(self.config, stream)
+
+
+class PlanGate(Gate):
+    """Looks the step up in its mask."""
+
+    def __init__(self, mask: Mask, resample: bool, place: Place) -> None:
+        self._mask = mask
+        self._resample = resample
+        self._place = place
+
+    def should_run(self, step: Step, probe: Probe) -> Decision:
+        mask, index = self._in_force(step)
+        if index >= len(mask):
+            return Decision(True, "beyond the plan", store=False)
+        # What no later step is skipped with need not be kept.
+        return Decision(bool(mask[index]), "plan", store=0 in mask[index + 1 :])
+
+    def observe(self, step: Step, probe: Probe, decision: Decision) -> None:
+        mask, index = self._in_force(step)
+        where = self._place.transformer
+        if index >= len(mask):
+            self._place.report(
+                "steps_unknown",
+                f"{where}: how many steps the run has is not known, so the mask was not resampled, and steps beyond "
+                f"its {len(mask)} were computed. Tell it: backend.refresh(pipeline, steps).",
+            )
+        elif decision.run and not mask[index]:
+            self._place.report(
+                "plan_not_kept",
+                f"{where}, branch {self._place.branch}: a step that the plan skips was computed, because of: "
+                f"{decision.reason}.",
+            )
+
+    def _in_force(self, step: Step) -> tuple[Mask, int]:
+        """The mask for this run, and the place of the step in it.
+
+        A mask as long as the run is for the run, also where two experts share it; else it is for this transformer.
+        """
+        mask, where = self._mask, self._place.transformer
+        if len(mask) == step.run_total:
+            return mask, step.run_index
+        if step.total is None and not self._resample and step.index >= len(mask):
+            raise ConfigError(
+                f"step_plan: the mask has {len(mask)} steps, but this is step {step.index + 1} of {where}, and how "
+                "many there are is not known. Tell it before the run: backend.refresh(pipeline, steps)."
+            )
+        if step.total is None or len(mask) == step.total:
+            return mask, step.index
+        if not self._resample:
+            runs = f"{step.total} steps" + (
+                f" of a run of {step.run_total}" if step.run_total != step.total else ""
+            )
+            raise ConfigError(
+                f"step_plan: the mask has {len(mask)} steps, but {where} makes {runs}. Give a mask of that length, "
+                "or fit: resample."
+            )
+        return resampled(mask, step.total), step.index
