@@ -207,11 +207,11 @@ def check(
             raise DitCacheError(
                 f"`dit-cache check` needs {error.name}, which is not installed: pip install dit-cache-conformance"
             ) from error
-        config, *examples = (
+        config, skipping, dense = (
             None if given is None else load_config(given) for given in (cache_config, eager, never)
         )
         quiet()
-        if not run(name, config, *examples, only=only or (), json=json):
+        if not run(name, config, skipping, dense, only or (), json):
             raise typer.Exit(1)
 
 

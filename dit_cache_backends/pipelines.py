@@ -14,6 +14,9 @@ from dit_cache_backends.engine.clock import Clock, Reading, Tally, Timestep
 from dit_cache_backends.errors import UnknownTransformerError
 from dit_cache_backends.models import find_card, uncompiled
 
+# The last is Ideogram 4's.
+_NAMES = ("transformer", "transformer_2", "transformer_3", "unconditional_transformer")
+
 
 def transformers_of(pipeline: object) -> dict[str, nn.Module]:
     """The transformers of ``pipeline`` by name; a bare module is its own and is called ``transformer``.
@@ -44,8 +47,8 @@ def transformers_of(pipeline: object) -> dict[str, nn.Module]:
 
 
 def _named(pipeline: object) -> dict[str, nn.Module]:
-    """By the names that a vLLM-Omni pipeline declares, else ``transformer`` and its numbered brothers."""
-    names = getattr(type(pipeline), "_dit_modules", None) or ("transformer", "transformer_2", "transformer_3")
+    """By the names that a vLLM-Omni pipeline declares, else by those that pipelines of diffusers have."""
+    names = getattr(type(pipeline), "_dit_modules", None) or _NAMES
     found: dict[str, nn.Module] = {}
     for name in names:
         value: Any = pipeline

@@ -76,7 +76,7 @@ def check(
 
     Args:
         group: One of ``GROUPS``.
-        on: The models that it is tried on, as ``check(subject, model)``; without any it is called as ``check(subject)``.
+        on: The models that it is tried on, as ``check(subject, model)``; without any it is ``check(subject)``.
         needs: The capabilities that a backend must declare for it.
     """
 

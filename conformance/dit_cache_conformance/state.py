@@ -42,8 +42,7 @@ def newborn() -> Iterator[Callable[[], int]]:
         gc.collect()
         return sum(issubclass(type(thing), Tensor) for thing in gc.get_objects())
 
-    gc.collect()
-    gc.freeze()
+    gc.freeze()  # so that only what is made from here on is looked through
     try:
         yield count
     finally:

@@ -18,7 +18,7 @@ from dit_cache_backends.errors import CardError
 from dit_cache_backends.models import uncompiled
 from dit_cache_backends.models.card import Card
 
-_TIMESTEP_NAMES = ("timestep", "timesteps", "t")
+_TIMESTEP_NAMES = ("timestep", "timesteps", "t", "vision_timesteps", "decoder_noise_time")
 
 
 class Host(threading.local):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dit_cache_backends.engine.clock import Step
 from dit_cache_backends.engine.gates import Ahead, Decision, Place, Probe
+from dit_cache_backends.engine.offload import HOOKS, bring_in
 from dit_cache_backends.engine.passing import check_passed, passed
 from dit_cache_backends.engine.plan import Site, StackPlan
 from dit_cache_backends.engine.sessions import Session, Slot, SlotKey, signature
@@ -40,6 +41,7 @@ class Call:
         "_model",
         "_name",
         "_session",
+        "_skipped",
         "_states",
         "_step",
         "_timesteps",
@@ -67,6 +69,7 @@ class Call:
         """Why nothing may be skipped in this forward; empty where something may."""
         self._states: dict[int, StackState] = {}
         self._closed: list[Visit] = []
+        self._skipped: set[int] = set()
 
     def block(
         self, site: Site, module: nn.Module, run: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -100,12 +103,15 @@ class Call:
             visit.called |= 1 << site.index
             if visit.result is not None:
                 state.row.blocks_skipped += 1
+                self._skipped.add(id(module))
                 held = self._held(visit.slot, site, run, args, kwargs) if None in site.order else ()
                 if site.exits:
                     visit.left = True
                     return site.give(visit.result, held)
                 streams = site.read(args, kwargs)
                 return site.give(visit.inside(site, streams) if site.shown else streams, held)
+        if self._skipped and HOOKS in module.__dict__:
+            bring_in(module, self._skipped)
         out = run(*args, **kwargs)
         if not site.checked:
             site.check_form(out)

@@ -149,11 +149,13 @@ def make_plans(
         if not members:
             continue
         depth = len(members)
-        where = f"{name} ({card.transformer}), stack {stack.name!r} of {depth} blocks"
+        taken = any(plan.name == stack.name for plan in plans)
+        stack_name = f"{stack.name}[{stack.lists[0].part[0]}:]" if taken else stack.name
+        where = f"{name} ({card.transformer}), stack {stack_name!r} of {depth} blocks"
         streams = tuple(Stream(stream, number == 0) for number, stream in enumerate(stack.lists[0].takes))
-        part = strategy.part(name, stack.name)
+        part = strategy.part(name, stack_name)
         spans = check_layout(_layout(part, depth, where), depth, where)
-        plan = StackPlan(len(plans), stack.name, streams, depth, spans, spans_before, part, stack.alternate)
+        plan = StackPlan(len(plans), stack_name, streams, depth, spans, spans_before, part, stack.alternate)
         spans_before += len(spans)
         plans.append(plan)
         signatures: dict[tuple[type, str], tuple[tuple[int, str], ...]] = {}

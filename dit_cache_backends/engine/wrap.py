@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from dit_cache_backends.engine import attachment as _attachment
-from dit_cache_backends.engine import call, clock, gates, passing, plan, predictors, sessions, visit
+from dit_cache_backends.engine import call, clock, gates, offload, passing, plan, predictors, sessions, visit
 from dit_cache_backends.engine.attachment import Attachment
 from dit_cache_backends.engine.plan import Site
 from dit_cache_backends.engine.untraced import untraced, untraced_module
@@ -33,7 +33,7 @@ _block_classes: "weakref.WeakKeyDictionary[type, type]" = weakref.WeakKeyDiction
 _transformer_classes: "weakref.WeakKeyDictionary[type, type]" = weakref.WeakKeyDictionary()
 _lock = threading.RLock()
 
-for _module in (_attachment, call, clock, gates, passing, plan, predictors, sessions, visit):
+for _module in (_attachment, call, clock, gates, offload, passing, plan, predictors, sessions, visit):
     untraced_module(_module)
 
 

@@ -41,6 +41,9 @@ class Findings:
         self.seen = seen
         self.remarks: list[str] = []
         self.lists: dict[str, FoundList] = {}
+        """By their path; of a list in several parts, by the path and the part."""
+        self.calls: dict[str, list[BlockCall]] = {}
+        """Of the blocks of each of them."""
         self.turns: dict[str, str] = {}
         """Of two lists whose blocks are called in turns, the second by the first."""
         self.layouts: dict[str, str] = {}
@@ -68,15 +71,15 @@ class Findings:
         return any(
             set(self.lists[path].blocks.takes) & call.wrote
             for path in self.main()
-            for call in self.seen.of(path)
+            for call in self.calls[path]
         )
 
     def caches(self) -> list[str]:
         """Arguments of the blocks that may be stores which later calls read."""
-        return sorted({n for path in self.main() for n in self.seen.of(path)[0].arguments if "cache" in n})
+        return sorted({n for path in self.main() for n in self.calls[path][0].arguments if "cache" in n})
 
     def _in_order(self) -> list[str]:
-        return sorted(self.lists, key=lambda path: self.seen.of(path)[0].number)
+        return sorted(self.lists, key=lambda path: self.calls[path][0].number)
 
     def _look_at(self, path: str) -> None:
         calls, depth = self.seen.of(path), len(self.seen.blocks[path])
@@ -94,28 +97,65 @@ class Findings:
             )
         elif len({(isinstance(call.out, Tensor), len(call.items)) for call in calls}) != 1:
             self.remarks.append(f"{path}: its blocks do not all return as many things, so it is no stack.")
-        elif not self._found(path, list(pairwise(calls))):
+        elif not self._in_parts(path, calls):
             other = self._fed_by(calls)
             if other is None:
                 self.remarks.append(f"{path}: no block gets what the one before it gave, so it is no stack.")
             elif other not in self.turns:
                 self.turns[path] = other
 
-    def _found(self, path: str, pairs: list[Pair]) -> bool:
-        calls, depth = self.seen.of(path), len(self.seen.blocks[path])
+    def _in_parts(self, path: str, calls: list[BlockCall]) -> bool:
+        """The whole list; or, where the main stream does not go on from one block to the next, what is between."""
+        pairs = list(pairwise(calls))
+        if not self._found(path, calls, pairs):
+            return False
+        main, given = self.lists[path].blocks.takes[0], self.lists[path].blocks.gives
+        item = 0 if isinstance(given, str) else given.index(main)
+        breaks = [number for number, pair in enumerate(pairs, 1) if not self._goes_on(pair, item, main)]
+        if not breaks:
+            return True
+        del self.lists[path]
+        bounds = [0, *breaks, len(calls)]
+        for start, stop in pairwise(bounds):
+            few = calls[start:stop]
+            part = (few[0].index if start else 0, calls[stop].index if stop < len(calls) else None)
+            words = f"{path}[{part[0]}:{'' if part[1] is None else part[1]}]"
+            if len(few) < 2 or not self._found(words, few, list(pairwise(few)), part):
+                self.remarks.append(f"{words}: no block gets what the one before it gave, so it is no stack.")
+        return True
+
+    def _goes_on(self, pair: Pair, item: int, name: str) -> bool:
+        """Whether it comes in at the next block, be it through blocks of another list that stand between them."""
+        one, two = pair
+        if one.items[item] is None or two.arguments[name] is one.items[item]:
+            return True
+        made = {Given(one.number, item)}
+        for call in self.seen.calls[one.number + 1 : two.number]:
+            if any(made & sources for sources in call.sources.values()):
+                made |= {Given(call.number, number) for number in range(len(call.items))}
+        return bool(made & two.sources[name])
+
+    def _found(
+        self, key: str, calls: list[BlockCall], pairs: list[Pair], part: tuple[int, int | None] = (0, None)
+    ) -> bool:
+        path = calls[0].path
         into, onward = ([pair for pair in pairs if pair[n].path == path] for n in (1, 0))
         streams = Streams(self.seen, calls, into, onward)
         if not streams.takes:
             return False
         remarks = list(streams.remarks)
-        missing = sorted(set(range(depth)) - {call.index for call in calls})
+        depth = len(self.seen.blocks[path][slice(*part)])
+        missing = sorted(
+            set(range(len(self.seen.blocks[path]))[slice(*part)]) - {call.index for call in calls}
+        )
         if missing:
             remarks.append(f"blocks {missing} were not called with these inputs")
-        if sum(call.path == path for call in self.seen.calls) > len(calls):
+        if len([call for call in self.seen.calls if call.path == path]) > len(self.seen.of(path)):
             remarks.append("it is run through more than once in a forward")
-        blocks = BlockList(path, streams.takes, streams.gives)
+        blocks = BlockList(path, streams.takes, streams.gives, part)
         name = kind(self.seen.blocks[path][0]).__name__
-        self.lists[path] = FoundList(blocks, name, depth, tuple(remarks), tuple(streams.guesses))
+        self.lists[key] = FoundList(blocks, name, depth, tuple(remarks), tuple(streams.guesses))
+        self.calls[key] = calls
         return True
 
     def _fed_by(self, calls: list[BlockCall]) -> str | None:
@@ -133,7 +173,7 @@ class Findings:
         first, second = sorted((one, other), key=lambda path: self.seen.of(path)[0].number)
         pairs = _in_turn(self.seen.of(first), self.seen.of(second))
         for path in (first, second):
-            self._found(path, pairs)
+            self._found(path, self.seen.of(path), pairs)
         main = {path: self.lists[path].blocks.takes[:1] for path in (first, second) if path in self.lists}
         for code, fit in LAYOUTS.items():
             if len(main) == 2 and _lays_out(fit, pairs, {path: names[0] for path, names in main.items()}):
@@ -152,30 +192,31 @@ class Findings:
 
     def _is_side(self, path: str) -> bool:
         """Whether it sees less of the model's inputs than a list that it leads to."""
-        calls = self.seen.of(path)
-        own = set().union(*(call.inputs for call in calls))
-        reached = self._reached(calls[-1])
+        own = set().union(*(call.inputs for call in self.calls[path]))
+        reached = self._reached(self.calls[path][-1])
         return any(
-            not self.seen.of(other)[0].inputs <= own and other in reached
+            not self.calls[other][0].inputs <= own
+            and any(call.number in reached for call in self.calls[other])
             for other in self.lists
             if other != path
         )
 
-    def _reached(self, last: BlockCall) -> set[str]:
-        """The lists whose first block is made of what a call gave."""
-        todo, paths = {Given(last.number, item) for item in range(len(last.items))}, set()
+    def _reached(self, last: BlockCall) -> set[int]:
+        """The calls that are made of what a call gave."""
+        todo, numbers = {Given(last.number, item) for item in range(len(last.items))}, set()
         for call in self.seen.calls[last.number + 1 :]:
             if any(todo & sources for sources in call.sources.values()):
-                paths.add(call.path)
+                numbers.add(call.number)
                 todo |= {Given(call.number, item) for item in range(len(call.items))}
-        return paths
+        return numbers
 
     def stacks(self) -> tuple[Stack, ...]:
         """The main lists, those through which the same streams go on joined."""
         groups: list[list[str]] = []
         for path in self.main():
             before = groups[-1] if groups else []
-            if before and (before[0] in self.layouts or self._follows(before[-1], path)):
+            in_turns = len(before) == 1 and before[0] in self.layouts
+            if in_turns or (before and self._follows(before[-1], path)):
                 before.append(path)
             else:
                 groups.append([path])
@@ -191,7 +232,7 @@ class Findings:
     def _follows(self, one: str, other: str) -> bool:
         """Whether every stream goes on from the last block of one list to the first of another."""
         before, after = self.lists[one].blocks, self.lists[other].blocks
-        last, first = self.seen.of(one)[-1], self.seen.of(other)[0]
+        last, first = self.calls[one][-1], self.calls[other][0]
         given = (before.gives,) if isinstance(before.gives, str) else before.gives
         if len(before.takes) != len(after.takes):
             return False
@@ -210,7 +251,7 @@ class Findings:
     def _long_skips(self, group: list[str]) -> bool:
         """Whether blocks of the second half take what their mirror images in the first half gave."""
         (path, *others) = group
-        calls = self.seen.of(path)
+        calls = self.calls[path]
         if others or len(calls) < 4:
             return False
         main = self.lists[path].blocks.takes[0]

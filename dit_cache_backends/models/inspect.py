@@ -78,9 +78,9 @@ def inspect_transformer(module: nn.Module, **inputs: Any) -> Inspection:
     """Run ``module(**inputs)`` once and find its repeated blocks, their streams, and the order they come back in.
 
     That a tensor which a block returned *is* the next one's argument proves where it goes. Where a model works on it in
-    between, it is followed through that work; where even that does not tell, shapes are compared, and that is marked
-    as a guess. With real weights this is one step of the model; the weights do not matter, so that a copy with fewer
-    blocks, or on the meta device, does as well.
+    between, it is followed through that work. What cannot be seen (which of two streams is the denoised one, where
+    both lead to the output; what None stands for) is marked as a guess. With real weights this is one step of the
+    model; the weights do not matter, so that a copy with fewer blocks, or on the meta device, does as well.
 
     Args:
         module: a transformer, or any module that has lists of blocks.
@@ -133,4 +133,5 @@ def _has_lists(blocks: Iterable[nn.Module]) -> bool:
 
 
 def _code(blocks: BlockList) -> str:
-    return f"BlockList({blocks.path!r}, takes={blocks.takes!r}, gives={blocks.gives!r})"
+    part = "" if blocks.part == (0, None) else f", part={blocks.part!r}"
+    return f"BlockList({blocks.path!r}, takes={blocks.takes!r}, gives={blocks.gives!r}{part})"

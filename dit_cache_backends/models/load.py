@@ -74,9 +74,12 @@ def _in_model_folder(path: Path, given: Mapping[str, Any], name: str) -> Iterato
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ConfigError(f"{path} is no JSON object: {error}") from None
+        raise ConfigError(f"{path} is no JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path} is no JSON object but {type(found).__name__}")
+    return found
 
 
 def _class(name: str) -> type[nn.Module]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -147,15 +148,13 @@ def readme_block() -> str:
     """The few lines of the README, with the marks around them."""
     built_in = [row for row in rows() if row.strategies]
     names = sorted({_short(row.card.transformer) for row in built_in}, key=str.lower)
-    return "\n".join(
-        [
-            BEGIN,
-            f"{len(built_in)} transformer classes of diffusers: {', '.join(names)}. On each of them `cache_dit` and "
-            f"`dbprune` are run in the test suite, on {_count(built_in, RUN_BY_SIGNAL)} `tea_cache`; "
-            "[docs/models.md](docs/models.md) has the table.",
-            END,
-        ]
+    text = (
+        f"{len(built_in)} transformer classes of diffusers: {', '.join(names)}. On each of them `cache_dit` and `dbprune` "
+        f"are run in the test suite, on {_count(built_in, RUN_BY_SIGNAL)} `tea_cache`; "
+        "[docs/models.md](docs/models.md) has the table."
     )
+    lines = textwrap.wrap(text, 120, break_long_words=False, break_on_hyphens=False)
+    return "\n".join([BEGIN, *lines, END])
 
 
 def _short(name: str) -> str:

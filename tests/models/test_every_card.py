@@ -88,17 +88,12 @@ def known(name: str) -> Known:
         still = output(model, inputs(name))
         called = Counter(ran.take())
         moved = output(model, inputs(name, moved=True))
-    return Known(model, card_of(name), still, moved, called)
+    return Known(model, card_for(model), still, moved, called)
 
 
 def inputs(name: str, moved: bool = False) -> dict[str, Any]:
     """Made anew for each call: a model may take things out of what it is given."""
     return transformer_inputs(name, step=10 if moved else 0, total=10**9)
-
-
-@functools.cache
-def card_of(name: str) -> Card:
-    return card_for(build_transformer(name))
 
 
 @contextmanager
@@ -127,6 +122,10 @@ def places(each: Known, stack: Stack) -> list[tuple[str, int]]:
 
 def stacks_of(each: Known) -> tuple[Stack, ...]:
     return each.card.stacks if each.card.arrange is None else each.card.arrange(each.model)
+
+
+def lists_of(each: Known) -> list[BlockList]:
+    return [blocks for stack in stacks_of(each) for blocks in stack.lists]
 
 
 def off(found: Tensor, each: Known) -> float:
@@ -169,10 +168,11 @@ def test_the_card_is_that_of_the_class_and_its_stacks_are_all_there(name: str) -
     assert each.card.transformer == type(each.model).__name__
     assert each.card.library == type(each.model).__module__.partition(".")[0]
     expected = TINY_TRANSFORMERS[name].stacks
-    found = {stack: depth for stack, depth in depths(name).items() if depth}
-    assert found
-    assert found.items() <= expected.items()
-    assert sum(found.values()) == sum(each.called.values())
+    assert {stack.name: len(places(each, stack)) for stack in stacks_of(each)} == expected
+    called = {stack: depth for stack, depth in depths(name).items() if depth}
+    assert called
+    assert called.items() <= expected.items()
+    assert sum(called.values()) == sum(each.called.values())
     assert bool(each.still.isfinite().all())
     assert relative(each.moved, each.still) > 1e-3
 
@@ -279,13 +279,14 @@ def swapped(card: Card) -> Card:
     return replace(card, stacks=turned(card.stacks), arrange=other)
 
 
-SWAPPED = [name for name in NAMES if swapped(card_of(name)).stacks != card_of(name).stacks]
-
-
-@pytest.mark.parametrize("name", SWAPPED)
+@pytest.mark.parametrize("name", NAMES)
 def test_streams_in_the_wrong_order_are_refused_or_not_followed(name: str) -> None:
     each = known(name)
-    with enabled(always("whole"), each.model, swapped(each.card)) as backend:
+    wrong = swapped(each.card)
+    if wrong.stacks == each.card.stacks:
+        assert all(isinstance(blocks.gives, str) or len(blocks.takes) == 1 for blocks in lists_of(each))
+        return
+    with enabled(always("whole"), each.model, wrong) as backend:
         try:
             for step in range(2):
                 with backend.step(step, 9):

@@ -139,6 +139,17 @@ def test_by_the_stream_that_is_understood_cosmos3_would_never_move() -> None:
     assert max(differences(model, replace(card, stacks=(stack(turned),)))) == 0
 
 
+@pytest.mark.parametrize("name", ["cosmos3", "t5_film"])
+def test_steps_are_counted_from_a_time_of_another_name(name: str) -> None:
+    model = build_transformer(name)
+    with enabled(planned("10"), model) as backend:
+        for step in range(4):
+            for _ in range(2):
+                output(model, transformer_inputs(name, step=step, total=4))
+        rows = [(row.step, row.branch) for row in backend.summary().rows]
+    assert rows == [(step, branch) for step in range(4) for branch in ("0", "1")]
+
+
 # MotifVideo: the last single blocks may be a decoder
 
 

@@ -41,14 +41,18 @@ def changed(name: str, **changes: Any) -> Card:
     return replace(found, stacks=(replace(found.stacks[0], lists=lists), *found.stacks[1:]))
 
 
+def one_step(backend: Any, model: nn.Module, wrong: Card, arguments: dict[str, Any]) -> None:
+    backend.enable(model, card=wrong)
+    with backend.step(0, 9):
+        output(model, arguments)
+
+
 def refused(model: nn.Module, wrong: Card, arguments: dict[str, Any], layout: str) -> str:
     """What is said when a single forward is made with the wrong card; the model is as before after it."""
     plain = output(model, arguments)
     backend = always(layout)
     with pytest.raises(CardError) as caught:
-        backend.enable(model, card=wrong)
-        with backend.step(0, 9):
-            output(model, arguments)
+        one_step(backend, model, wrong, arguments)
     backend.disable()
     assert torch.equal(output(model, arguments), plain)
     return str(caught.value)

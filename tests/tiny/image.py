@@ -1,6 +1,7 @@
 """Tiny image transformers, of the classes that `configs.py` and `further.py` do not have; Latte is among them.
 
-A row for each: the class, its configuration (`image_configs.py`), the arguments of a call (`image_calls.py`), its stacks.
+A row for each: the class, its configuration (`image_configs.py`), the arguments of a call (`image_calls.py`), and its
+stacks.
 """
 
 from __future__ import annotations
@@ -31,18 +32,7 @@ def nucleus_moe() -> nn.Module:
     from diffusers import NucleusMoEImageTransformer2DModel
 
     def make() -> Any:
-        model = NucleusMoEImageTransformer2DModel(
-            in_channels=16,
-            out_channels=4,
-            num_layers=6,
-            joint_attention_dim=TEXT_DIM,
-            axes_dims_rope=ROPE,
-            mlp_ratio=8.0,
-            num_experts=4,
-            moe_intermediate_dim=16,
-            capacity_factors=2.0,
-            **HEADS,
-        )
+        model = NucleusMoEImageTransformer2DModel(**configs.NUCLEUS_MOE)
         for name, parameter in model.named_parameters():
             if ".experts." in name:  # left as they were in memory
                 nn.init.normal_(parameter, std=0.1)

@@ -178,6 +178,18 @@ LATTE_SQUARE: Config = {
     "sample_size": 4,
     "video_length": 4,
 }
+NUCLEUS_MOE: Config = {
+    "in_channels": 16,
+    "out_channels": 4,
+    "num_layers": 6,
+    "joint_attention_dim": TEXT_DIM,
+    "axes_dims_rope": ROPE,
+    "mlp_ratio": 8.0,
+    "num_experts": 4,
+    "moe_intermediate_dim": 16,
+    "capacity_factors": 2.0,
+    **HEADS,
+}
 OMNIGEN: Config = {
     "in_channels": 4,
     "hidden_size": 32,

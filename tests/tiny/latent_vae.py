@@ -1,4 +1,4 @@
-"""The two VAEs that the tiny pipelines cannot do without."""
+"""The VAEs that the tiny pipelines cannot do without."""
 
 from __future__ import annotations
 
@@ -54,3 +54,89 @@ def latent_recorder() -> nn.Module:
 
     recorder: nn.Module = LatentRecorder()
     return recorder
+
+
+def latent_space() -> nn.Module:
+    """A VAE that tells what its latents are like, and neither encodes nor decodes."""
+    from diffusers.configuration_utils import ConfigMixin, register_to_config
+    from diffusers.models.modeling_utils import ModelMixin
+
+    class LatentSpace(ModelMixin, ConfigMixin):  # type: ignore[misc]
+        spatial_compression_ratio = 8
+        temporal_compression_ratio = 4
+
+        @register_to_config  # type: ignore[untyped-decorator]
+        def __init__(
+            self,
+            latent_channels: int = 4,
+            z_dim: int = 4,
+            scale_factor_spatial: int = 8,
+            scale_factor_temporal: int = 4,
+            batch_norm_eps: float = 1e-5,
+            block_out_channels: tuple[int, ...] = (4, 4, 4, 4),
+            scaling_factor: float = 1.0,
+        ) -> None:
+            super().__init__()
+            self.bn = nn.BatchNorm2d(16)
+            self.register_buffer("latents_mean", torch.zeros(4))
+            self.register_buffer("latents_std", torch.ones(4))
+
+    space: nn.Module = LatentSpace()
+    return space
+
+
+def sound_space() -> nn.Module:
+    """As `latent_space`, of sound: two channels and two bands, 4 numbers at a time."""
+    from diffusers.configuration_utils import ConfigMixin, register_to_config
+    from diffusers.models.modeling_utils import ModelMixin
+
+    class SoundSpace(ModelMixin, ConfigMixin):  # type: ignore[misc]
+        mel_compression_ratio = 2
+        temporal_compression_ratio = 4
+
+        @register_to_config  # type: ignore[untyped-decorator]
+        def __init__(
+            self,
+            latent_channels: int = 2,
+            mel_bins: int = 4,
+            sample_rate: int = 16000,
+            mel_hop_length: int = 1600,
+        ) -> None:
+            super().__init__()
+            self.register_buffer("latents_mean", torch.zeros(4))
+            self.register_buffer("latents_std", torch.ones(4))
+
+    space: nn.Module = SoundSpace()
+    return space
+
+
+def same_for_both() -> nn.Module:
+    """Gives the prompt's embedding to the video and to the sound (LTX-2 has a network for that)."""
+    from diffusers.models.modeling_utils import ModelMixin
+
+    class SameForBoth(ModelMixin):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.place = nn.Parameter(torch.zeros(1))
+
+        def forward(self, prompt: torch.Tensor, mask: torch.Tensor, padding_side: str) -> Any:
+            return prompt, prompt, mask
+
+    return SameForBoth()  # type: ignore[no-any-return]
+
+
+def video_vae() -> nn.Module:
+    """A small real `AutoencoderKLWan` (factors 4 and 8, 4 channels): WanVACE encodes what controls it."""
+    from diffusers import AutoencoderKLWan
+
+    def make() -> Any:
+        return AutoencoderKLWan(
+            base_dim=4,
+            z_dim=4,
+            dim_mult=[1, 1, 1, 1],
+            num_res_blocks=1,
+            latents_mean=[0.0] * 4,
+            latents_std=[1.0] * 4,
+        )
+
+    return seeded(make)

@@ -20,6 +20,8 @@ DEPTH = 6
 FRAMES = 2
 GRID = 4
 """Tokens of a side, and half the latents of one: the patches are of 1 x 2 x 2."""
+CONTROLS = 2 * 4 + 64
+"""What a pipeline gives to WanVACE: latents to keep and to change, and a mask of 8 x 8 for each latent."""
 WAN: dict[str, Any] = {
     "patch_size": (1, 2, 2),
     "num_attention_heads": 2,
@@ -145,7 +147,7 @@ def wan_vace(seed: int = 0) -> nn.Module:
 
     def make() -> Any:
         return WanVACETransformer3DModel(
-            **WAN, rope_max_seq_len=32, vace_layers=[0, 2, 3, 5], vace_in_channels=8
+            **WAN, rope_max_seq_len=32, vace_layers=[0, 2, 3, 5], vace_in_channels=CONTROLS
         )
 
     return seeded(make, seed)
@@ -153,7 +155,7 @@ def wan_vace(seed: int = 0) -> nn.Module:
 
 def wan_vace_call(at: Moment) -> dict[str, Any]:
     return wan_call(at) | {
-        "control_hidden_states": at.fixed(8, FRAMES, 2 * GRID, 2 * GRID, part=1),
+        "control_hidden_states": at.fixed(CONTROLS, FRAMES, 2 * GRID, 2 * GRID, part=1),
         "control_hidden_states_scale": torch.tensor([1.0, 0.5, 0.8, 1.2]),
     }
 

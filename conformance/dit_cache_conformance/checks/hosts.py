@@ -110,7 +110,7 @@ def an_installed_backend_is_found_by_its_name(subject: Subject) -> None:
         expect(type(made) is subject.cls, f"{spelling(name)!r} gave {type(made).__name__}")
 
 
-@check("hosts", on=("flux", "wan22"))
+@check("hosts", on=PIPELINES)
 def a_pipeline_keeps_what_a_host_looks_at(subject: Subject, model: str) -> None:
     """An enabled model is still an instance of its class, of that name, with the same weights and configuration.
 

@@ -195,7 +195,7 @@ def an_ended_request_is_forgotten(subject: Subject, model: str) -> None:
         expect_same(again[step], expected, f"step {step} of a new request under the cancelled one's key")
 
 
-@check("isolation", on=("flux", "qwen_image", "wan22"))
+@check("isolation", on=PIPELINES)
 def each_expert_and_branch_skips(subject: Subject, model: str) -> None:
     """Both experts of a pipeline skip, in their own steps: the second starts as fresh as the first.
 

@@ -111,7 +111,7 @@ def disable_after_a_cancelled_run_restores_the_model(subject: Subject, model: st
     expect_same(stage.run().latents, plain(model).latents, "a run after disable")
 
 
-@check("lifecycle", on=("flux", "wan22"))
+@check("lifecycle", on=PIPELINES)
 def disabling_twice_is_harmless(subject: Subject, model: str) -> None:
     """Disable does nothing where nothing is enabled, with a pipeline and without one.
 
@@ -129,7 +129,7 @@ def disabling_twice_is_harmless(subject: Subject, model: str) -> None:
         expect(not differences(before[name], state_of(each)), f"{name} is not as before")
 
 
-@check("lifecycle", on=("flux", "wan22"))
+@check("lifecycle", on=PIPELINES)
 def enabling_twice_is_refused(subject: Subject, model: str) -> None:
     """A second cache on one model is an AlreadyEnabledError, and the first one goes on as if nothing had been.
 
@@ -169,7 +169,7 @@ def enabling_again_begins_anew(subject: Subject, model: str) -> None:
     expect_same(again.latents, first.latents, "a run after it was enabled again")
 
 
-@check("lifecycle", on=("flux", "wan22"))
+@check("lifecycle", on=PIPELINES)
 def is_enabled_says_so(subject: Subject, model: str) -> None:
     """``is_enabled`` follows enable and disable, and a ``with`` block disables at its end, after an exception too.
 
@@ -258,7 +258,7 @@ def no_tensor_outlives_its_run(subject: Subject, model: str) -> None:
         expect(alive() <= without, f"{alive() - without} tensors are left after disable")
 
 
-@check("lifecycle", on=("flux", "wan22", "sd3"))
+@check("lifecycle", on=PIPELINES)
 def a_cancelled_run_is_let_go_of(subject: Subject, model: str) -> None:
     """What a cancelled run left goes with the next run, and with disable.
 
@@ -281,7 +281,7 @@ def a_cancelled_run_is_let_go_of(subject: Subject, model: str) -> None:
         expect(alive() <= without, f"{alive() - without} tensors are left after disable")
 
 
-@check("lifecycle", on=("flux", "wan22", "sd3"))
+@check("lifecycle", on=PIPELINES)
 def weights_that_change_between_runs_are_used(subject: Subject, model: str) -> None:
     """A run after the weights changed (a LoRA was loaded) is as on a pipeline that always had them.
 
@@ -300,7 +300,7 @@ def weights_that_change_between_runs_are_used(subject: Subject, model: str) -> N
     expect_same(found[1], found[0], "a run after the weights changed")
 
 
-@check("lifecycle", on=("flux", "sd3", "wan22"))
+@check("lifecycle", on=PIPELINES)
 def a_copied_pipeline_is_plain(subject: Subject, model: str) -> None:
     """A deep copy of an enabled pipeline runs as without a cache, and the original goes on caching.
 

@@ -19,8 +19,8 @@ from dit_cache_conformance.stage import (
 )
 from dit_cache_conformance.subject import Subject
 
-_SIZED = tuple(name for name in PIPELINES if name not in ("dit", "flux_controlnet"))
-"""Those that are asked for a height and a width (the control image of the other has the usual ones)."""
+_SIZED = ("flux", "qwen_image", "sd3", "wan22", "cogvideox", "hunyuan_video")
+"""Those that are asked for a height and a width, and a control image of none."""
 _HALVES = (torch.bfloat16, torch.float16)
 
 

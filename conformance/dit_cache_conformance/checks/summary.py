@@ -64,7 +64,7 @@ def a_run_in_which_nothing_was_skipped_says_so(subject: Subject, model: str) -> 
     expect(kinds[0] - kinds[1], f"events of a run without a hit: {kinds[0]}; of one with hits: {kinds[1]}")
 
 
-@check("summary", on=("flux", "qwen_image", "wan22"))
+@check("summary", on=PIPELINES)
 def a_summary_can_be_read(subject: Subject, model: str) -> None:
     """A summary is text for a person and JSON for a program, before the first run, after one, and after disable.
 

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 import torch
+from dit_cache_my_cache import MyCache
+
 from dit_cache_conformance import CacheBackendSuite
 from dit_cache_conformance.tiny import build_transformer, transformer_inputs
-from dit_cache_my_cache import MyCache
 
 STEPS = 8
 

@@ -1,13 +1,13 @@
 """``easy_cache``: EasyCache (arXiv 2507.02860).
 
 How fast the output of a model follows its input changes little over the later part of a run. So the rate between the
-last two computed steps, times how far the input has moved since, tells how far the output would have moved. Nothing is
-measured beforehand.
+last two computed steps, times how far the input has moved since, tells how far the output would have moved. Nothing
+is measured beforehand.
 
-The paper's input and output are those of the model: the latent, and the velocity predicted from it. Here they are those
-of the stack of blocks: the tokens at its entry and at its exit. Between the two lie embedding, norm and projection, which
-are the same at every step but for the modulation of the last norm. What is added back on a skip, exit minus entry, has one
-shape even where latent and output have different channels.
+The paper's input and output are those of the model: the latent, and the velocity predicted from it. Here they are
+those of the stack of blocks: the tokens at its entry and at its exit. Between the two lie embedding, norm and
+projection, which are the same at every step but for the modulation of the last norm. What is added back on a skip,
+exit minus entry, has one shape even where latent and output have different channels.
 """
 
 from __future__ import annotations

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from dit_cache_conformance.counting import block_lists, counted
-from dit_cache_conformance.tiny import build, build_transformer, transformer_inputs
 from dit_cache_fb_cache import FirstBlockCache
 from torch import Tensor, nn
 
 from dit_cache_backends import ConfigError, SpanBackend
+from dit_cache_conformance.counting import block_lists, counted
+from dit_cache_conformance.tiny import build, build_transformer, transformer_inputs
 
 STEPS = 12
 DRIFT = 8.0

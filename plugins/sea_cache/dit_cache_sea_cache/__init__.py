@@ -1,10 +1,10 @@
 """``sea_cache``: SeaCache (arXiv 2602.18993).
 
-Early in a run a latent is mostly noise, and what changes from step to step is not yet the picture. SeaCache compares steps by
-the part of the latent that is signal by now: each frequency is weighted by an optimal linear filter for the noise level
-of the step, under the prior that the power of pictures falls with the frequency. The rest is TeaCache's: relative
-differences are summed up, and while the sum is below a threshold no block runs. What the blocks would have added is extrapolated
-along a line (Newton's interpolation of order 1).
+Early in a run a latent is mostly noise, and what changes from step to step is not yet the picture. SeaCache compares
+steps by the part of the latent that is signal by now: each frequency is weighted by an optimal linear filter for the
+noise level of the step, under the prior that the power of pictures falls with the frequency. The rest is TeaCache's:
+relative differences are summed up, and while the sum is below a threshold no block runs. What the blocks would have
+added is extrapolated along a line (Newton's interpolation of order 1).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from dit_cache_backends import (
     ConfigError,
     Decision,
     Gate,
+    Newton,
     PartOptions,
     Place,
     Predictor,
@@ -36,7 +37,7 @@ from dit_cache_backends import (
     option,
     relative_difference,
 )
-from dit_cache_sea_cache.latents import READINGS, Reading
+from dit_cache_sea_cache.latents import READINGS, Reading, plain
 
 __all__ = ["READINGS", "Reading", "SeaCache", "SeaCacheConfig", "signal_part"]
 
@@ -69,13 +70,11 @@ class SeaCacheConfig(CalibratorOptions, PartOptions):
         help="Cached steps in a row at most; 0: no limit.",
     )
     calibrator: str | None = option(
-        "newton",
+        None,
         choices=("none", "taylorseer", "foca", "dmd", "hermite", "chebyshev", "newton"),
         group="calibrator",
-        help="How what is skipped is foretold; none: reused as it was.",
-    )
-    newton_start: int = option(
-        0, minimum=0, help="Steps after its first computed one before Newton extrapolates."
+        help="How what is skipped is foretold; none: reused as it was. Null: what the enable_ options say, else along "
+        "the line through the last two computed steps, as in the paper.",
     )
 
 
@@ -96,9 +95,16 @@ class SeaCache(SpanBackend):
     def prepare(self, transformer: nn.Module, card: Card, pipeline: object) -> None:
         if card.transformer not in READINGS:
             raise ConfigError(
-                f"sea_cache needs the noise level and the grid of the latent, and does not know where {card.transformer} "
-                f"has them. It knows {', '.join(READINGS)}. For another one: "
+                f"sea_cache needs the noise level and the grid of the latent, and does not know where "
+                f"{card.transformer} has them. It knows {', '.join(READINGS)}. For another one: "
                 "dit_cache_sea_cache.READINGS['CLASS'] = Reading(...)."
+            )
+        config = getattr(transformer, "config", None)
+        inward, outward = (getattr(config, name, None) for name in ("in_channels", "out_channels"))
+        if READINGS[card.transformer].latent is plain and outward not in (None, inward):
+            raise ConfigError(
+                f"sea_cache: this {card.transformer} takes {inward} channels and gives {outward}, so some are "
+                "conditions, which have no noise level. The paper's filter is for models that take the latent alone."
             )
         _classes[transformer] = card.transformer
 
@@ -108,6 +114,8 @@ class SeaCache(SpanBackend):
         return SeaGate(self.config, READINGS[name], place)
 
     def predictor(self, stream: Stream) -> Predictor:
+        if self.config.calibrator is None and self.config.calibrator_of(main=True) == "none":
+            return Newton(order=1, start=0)
         return make_calibrator(self.config, stream)
 
 
@@ -119,8 +127,8 @@ def signal_part(latent: Tensor, sigma: float, power_exp: float = 3.0) -> Tensor:
     """The latent as a linear filter for noise of level ``sigma`` passes it (arXiv 2602.18993, equations 5 to 7).
 
     ``latent`` is ``[batch, channels, axis, ...]``. Each axis has the gain ``a S / (a^2 S + sigma^2)``, where ``a`` is
-    ``1 - sigma`` and ``S = |f|^-power_exp`` the power that a picture has at frequency ``f``; the product of the axes' gains
-    is divided by its mean, so that differences at all noise levels can be compared.
+    ``1 - sigma`` and ``S = |f|^-power_exp`` the power that a picture has at frequency ``f``; the product of the axes'
+    gains is divided by its mean, so that differences at all noise levels can be compared.
     """
     sigma = min(max(sigma, LEAST), 1 - LEAST)
     axes = tuple(range(2, latent.dim()))
@@ -202,4 +210,4 @@ class SeaGate(Gate):
         # Where each token has one (Wan 2.2 TI2V), those of a given picture have 0.
         value = float(given.max()) if isinstance(given, Tensor) else float(given)
         share = value / reading.scale
-        return None if not math.isfinite(share) else 1 - share if reading.rises else share
+        return share if math.isfinite(share) else None

@@ -1,8 +1,9 @@
 """Where the latent, its grid and the noise level of a step are found, for each transformer class that has all three.
 
-The filter works on frequencies, so the latent has to be laid out on its grid of frames, rows and columns; and it has to know
-how much of the latent is noise. Both come with the transformer's own call. Classes are listed by name, since neither can be
-guessed: a model is listed if it is a flow, ``x = (1 - sigma) * picture + sigma * noise``, and its call has the grid.
+The filter works on frequencies, so the latent has to be laid out on its grid of frames, rows and columns; and it has
+to know how much of the latent is noise. Both come with the transformer's own call, and neither can be guessed, so
+classes are listed by name: those that are flows, ``x = (1 - sigma) * picture + sigma * noise``, and whose call has
+the grid.
 """
 
 from __future__ import annotations
@@ -27,12 +28,10 @@ class Reading:
     timestep: str = "timestep"
     """The argument that the noise level is read from, where no scheduler tells it."""
     scale: float = 1000.0
-    """The timestep of pure noise."""
-    rises: bool = False
-    """Whether the timestep is that of the picture: ``sigma = 1 - timestep / scale``."""
+    """That argument's value at pure noise."""
 
 
-def _plain(given: Given) -> Tensor | None:
+def plain(given: Given) -> Tensor | None:
     """The latent as it is: ``[batch, channels, rows, columns]``, or with frames before the rows."""
     latent = given("hidden_states")
     return latent if isinstance(latent, Tensor) and latent.dim() in (4, 5) else None
@@ -44,7 +43,7 @@ def _by_ids(given: Given) -> Tensor | None:
     if not isinstance(tokens, Tensor) or not isinstance(ids, Tensor):
         return None
     ids = ids[0] if ids.dim() == 3 else ids
-    # The last token lies in the last row and the last column. One read in a run of a picture, kept by the gate.
+    # The last token lies in the last row and the last column.
     rows, columns = (int(size) + 1 for size in ids[-1, 1:3].tolist())
     return _unpacked(tokens, (rows, columns))
 
@@ -54,7 +53,7 @@ def _by_shapes(given: Given) -> Tensor | None:
     tokens, shapes = given("hidden_states"), given("img_shapes")
     if not isinstance(tokens, Tensor) or not shapes:
         return None
-    first = shapes[0][0] if isinstance(shapes[0], (list, tuple)) and isinstance(shapes[0][0], (list, tuple)) else shapes[0]
+    first = shapes[0][0] if isinstance(shapes[0][0], (list, tuple)) else shapes[0]
     return _unpacked(tokens[:, : math.prod(first)], tuple(int(size) for size in first))
 
 
@@ -69,16 +68,15 @@ def _by_sizes(given: Given) -> Tensor | None:
 def _unpacked(tokens: Tensor, grid: tuple[int, ...]) -> Tensor | None:
     if tokens.dim() != 3 or tokens.shape[1] != math.prod(grid):
         return None
-    return tokens.movedim(1, -1).unflatten(-1, grid)
+    return tokens.movedim(1, -1).reshape(tokens.shape[0], tokens.shape[2], *grid)
 
 
 READINGS = {
     "FluxTransformer2DModel": Reading(_by_ids, scale=1.0),
-    "HunyuanVideoTransformer3DModel": Reading(_plain),
+    "HunyuanVideoTransformer3DModel": Reading(plain),
     "LTXVideoTransformer3DModel": Reading(_by_sizes),
-    "MochiTransformer3DModel": Reading(_plain, rises=True),
     "QwenImageTransformer2DModel": Reading(_by_shapes, scale=1.0),
-    "SD3Transformer2DModel": Reading(_plain),
-    "WanTransformer3DModel": Reading(_plain),
+    "SD3Transformer2DModel": Reading(plain),
+    "WanTransformer3DModel": Reading(plain),
 }
 """By the name of the class; the arguments are those of diffusers 0.42.1."""

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from dit_cache_conformance.counting import counted
-from dit_cache_conformance.tiny import build, build_transformer, transformer_inputs
 from dit_cache_step_plan import StepPlan, resampled
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from dit_cache_backends import ConfigError, Decision, Gate, Place, Probe, SpanBackend, Step, enable_cache
+from dit_cache_conformance.counting import counted
+from dit_cache_conformance.tiny import build, build_transformer, transformer_inputs
 
 STEPS = 8
 MASK = "11001010"
