@@ -13,6 +13,9 @@ from honest import Honest
 from dit_cache_backends import CacheBackend
 from dit_cache_conformance import check_backend
 
+FEW = ("qwen_image", "flux_controlled", "wan22", "wan")
+"""Enough models where nothing is to be found."""
+
 BROKEN: list[type[CacheBackend]] = [
     cls
     for module in (broken, broken_state, hand_made)
@@ -34,7 +37,7 @@ def test_a_broken_backend_is_caught_by_the_check_that_is_meant_for_it(cls: type[
 
 
 def test_the_checks_by_which_they_are_caught_pass_for_an_honest_backend() -> None:
-    report = check_backend(Honest, only={each.caught_by for each in BROKEN})  # type: ignore[attr-defined]
+    report = check_backend(Honest, only={each.caught_by for each in BROKEN}, models=FEW)  # type: ignore[attr-defined]
     assert report.failed == []
 
 
@@ -46,7 +49,7 @@ def test_a_backend_without_the_engine_passes_what_it_can_keep() -> None:
         "a_still_input_is_reproduced",
         "half_precision_is_kept",
     ]
-    report = check_backend(hand_made.HandMade, only=only)
+    report = check_backend(hand_made.HandMade, only=only, models=FEW)
     assert report.failed == []
 
 

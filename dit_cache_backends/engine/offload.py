@@ -11,8 +11,8 @@ HOOKS = "_diffusers_hook"
 def bring_in(block: nn.Module, skipped: Container[int]) -> None:
     """Have the weights of ``block`` brought in if the one that does it for its group was skipped.
 
-    diffusers (0.42, ``enable_group_offload`` with more than one block in a group) does it in the first block of a group
-    alone. Without this a later one would run on weights that are elsewhere, or, offloaded to disk, on no weights at all.
+    diffusers (0.42, ``enable_group_offload`` with several blocks in a group) does it in the first block of a group
+    alone. Without this a later one would run on weights that are elsewhere, or, if on disk, on none at all.
 
     Args:
         block: about to run.

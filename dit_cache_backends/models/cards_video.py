@@ -1,9 +1,12 @@
 """Cards of further video and audio transformers of diffusers 0.42.1; see ``cards.py``.
 
-Left alone in all of them: blocks that see the text only (refiners, text towers), the face adapters of WanAnimate, which
-run between its blocks, and RFD4-Proteina, whose pairs are made from what each of its blocks gives.
+Left alone in all of them: blocks that see the text only (refiners, text towers), and the face adapters of WanAnimate,
+which run between its blocks. Without a card: RFD4-Proteina, whose pairs are made from what each of its blocks gives and
+go on into the next cycle; MiniMax-Music 3's depth decoder, which makes tokens one by one; and control nets, whose every
+block's output is used, not only the last one's: they run at each step beside a cached transformer.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from dit_cache_backends.models import signals, signals_video
@@ -22,9 +25,9 @@ def _motif(transformer: Any) -> tuple[Stack, ...]:
     """MotifVideo: the last blocks may be a decoder, which begins with the latents anew and looks at the rest."""
     decoder = transformer.num_decoder_layers
     encoder = len(transformer.single_transformer_blocks) - decoder
-    both, gives = (H, E), (H, E)
-    first = stack(joint("transformer_blocks", gives), BlockList(SINGLE, both, gives, part=(0, encoder)))
-    return (first, stack(BlockList(SINGLE, both, gives, part=(encoder, None)))) if decoder else (first,)
+    singles = joint(SINGLE, (H, E))
+    first = stack(joint("transformer_blocks", (H, E)), replace(singles, part=(0, encoder)))
+    return (first, stack(replace(singles, part=(encoder, None)))) if decoder else (first,)
 
 
 VIDEO: tuple[Card, ...] = (
@@ -169,6 +172,7 @@ VIDEO: tuple[Card, ...] = (
         signals=WAN_TIME,
     ),
     Card(
+        # The hints are kept, one for each block of the first list: as much memory as that many residuals.
         "WanVACETransformer3DModel",
         (
             stack(

@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import nn
 
-from dit_cache_backends.errors import CardError
+from dit_cache_backends.errors import AlreadyEnabledError, CardError
 from dit_cache_backends.models import uncompiled
 from dit_cache_backends.models.card import BlockList, Card, Stack
 from dit_cache_backends.models.findings import LAYOUTS, Findings, FoundList
-from dit_cache_backends.models.trace import repeated_blocks, trace
+from dit_cache_backends.models.trace import kind, repeated_blocks, trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,15 @@ def inspect_transformer(module: nn.Module, **inputs: Any) -> Inspection:
 
     Raises:
         CardError: if it has no lists of blocks, or if its inputs cannot be guessed.
+        AlreadyEnabledError: if a cache is enabled on it, which may skip what is to be seen.
     """
+    from dit_cache_backends.engine.wrap import is_attached
+
+    if is_attached(module):
+        raise AlreadyEnabledError(
+            f"A cache backend is enabled on this {kind(module).__name__}, so its blocks need not all run. Call disable "
+            "first."
+        )
     if not inputs:
         from dit_cache_backends.models.guess import guess_inputs
 

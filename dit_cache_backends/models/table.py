@@ -20,6 +20,26 @@ BEGIN, END = "<!-- models: begin -->", "<!-- models: end -->"
 COMMAND = "dit-cache models --report docs/models.md --readme README.md"
 
 
+OTHERS = """\
+## A class that is not here
+
+`dit-cache models inspect PATH|CLASS`, or `inspect_transformer(module, **inputs)` for any module at hand, runs one
+forward and prints a card to paste. That a tensor which a block returned *is* the next block's argument proves where
+it goes; work that the model does between its blocks is followed too. What could not be seen is marked as a guess,
+and the new card is tried: a step is skipped, and a still input has to come out the same.
+
+The card goes into `enable_cache(pipe, ..., card=card)` or `register_card(card)`, or into a package that names it,
+or a list of cards, by an entry point of the group `dit_cache_backends.models`. Two packages with different cards
+for one class are an error that names both.
+
+A wrong card is refused in the first forward, with the block and the field to correct: a path or a parameter that is
+not there, another form of return, streams in another order (by shape, and where shapes are equal by which tensor
+goes where), a stream that the blocks do not hand on, lists in another order than they are called. What this cannot
+see, and `inspect` does: two lists joined to one stack that have equal shapes, follow each other, and do not feed
+each other.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One card, in words."""
@@ -133,7 +153,7 @@ def report() -> str:
             row.notes.replace("|", "\\|"),
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", OTHERS])
 
 
 def _count(built_in: Sequence[Row], strategy: str) -> int:
@@ -149,8 +169,8 @@ def readme_block() -> str:
     built_in = [row for row in rows() if row.strategies]
     names = sorted({_short(row.card.transformer) for row in built_in}, key=str.lower)
     text = (
-        f"{len(built_in)} transformer classes of diffusers: {', '.join(names)}. On each of them `cache_dit` and `dbprune` "
-        f"are run in the test suite, on {_count(built_in, RUN_BY_SIGNAL)} `tea_cache`; "
+        f"{len(built_in)} transformer classes of diffusers: {', '.join(names)}. On each of them `cache_dit` and "
+        f"`dbprune` are run in the test suite, on {_count(built_in, RUN_BY_SIGNAL)} `tea_cache`; "
         "[docs/models.md](docs/models.md) has the table."
     )
     lines = textwrap.wrap(text, 120, break_long_words=False, break_on_hyphens=False)

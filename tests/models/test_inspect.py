@@ -13,7 +13,16 @@ import torch
 from torch import nn
 from typer.testing import CliRunner, Result
 
-from dit_cache_backends import BlockList, Card, CardError, Stack, inspect_transformer, stack
+from dit_cache_backends import (
+    AlreadyEnabledError,
+    BlockList,
+    Card,
+    CardError,
+    Stack,
+    enable_cache,
+    inspect_transformer,
+    stack,
+)
 from dit_cache_backends.cli import app
 from dit_cache_backends.models import card_for
 from dit_cache_backends.models.card import HELD
@@ -178,6 +187,13 @@ def test_blocks_that_do_not_follow_each_other_are_no_stack() -> None:
 def test_a_model_without_lists_is_refused() -> None:
     with pytest.raises(CardError, match="has no list of blocks"):
         inspect_transformer(nn.Linear(2, 2), input=torch.ones(1, 2))
+
+
+def test_a_model_on_which_a_cache_is_enabled_is_refused() -> None:
+    model = stranger(Writes)
+    card = inspect_transformer(model, **arguments()).card
+    with enable_cache(model, "cache_dit", card=card), pytest.raises(AlreadyEnabledError, match="this Writes"):
+        inspect_transformer(model, **arguments())
 
 
 def test_the_model_is_as_before_also_when_it_fails() -> None:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 DEPTH = 6
 FRAMES = 2
 GRID = 4
-"""Tokens of a side, and half the latents of one: the patches are of 1 x 2 x 2."""
+SIDE = 2 * GRID
+"""Tokens and latents of a side: the patches are of 1 x 2 x 2."""
 CONTROLS = 2 * 4 + 64
 """What a pipeline gives to WanVACE: latents to keep and to change, and a mask of 8 x 8 for each latent."""
 WAN: dict[str, Any] = {
@@ -37,7 +38,7 @@ WAN: dict[str, Any] = {
 
 def wan_call(at: Moment) -> dict[str, Any]:
     return {
-        "hidden_states": at.latents(4, FRAMES, 2 * GRID, 2 * GRID),
+        "hidden_states": at.latents(4, FRAMES, SIDE, SIDE),
         "encoder_hidden_states": at.fixed(TEXT_TOKENS, TEXT_DIM),
         "timestep": at.times(1000.0),
     }
@@ -53,7 +54,7 @@ def anyflow_call(at: Moment) -> dict[str, Any]:
     """A flow map goes from one time to another: here from the moment's to a bit below it."""
     times = at.times(1000.0)[:, None].expand(-1, FRAMES)
     return {
-        "hidden_states": at.latents(FRAMES, 4, 2 * GRID, 2 * GRID),
+        "hidden_states": at.latents(FRAMES, 4, SIDE, SIDE),
         "encoder_hidden_states": at.fixed(TEXT_TOKENS, TEXT_DIM),
         "timestep": times,
         "r_timestep": 0.9 * times,
@@ -89,7 +90,7 @@ def anyflow_far_kv(kv_cache: Any, mode: str | None) -> dict[str, Any]:
     """In mode "write" a call with the chunk that is done, which fills the cache and predicts nothing."""
     if mode != "write":
         return {"kv_cache": kv_cache}
-    clean = noise(1, 1, 4, 2 * GRID, 2 * GRID, seed=7)
+    clean = noise(1, 1, 4, SIDE, SIDE, seed=7)
     return {
         "kv_cache": kv_cache,
         "kv_cache_flag": {"is_cache_step": True, "num_cached_chunks": 0},
@@ -129,16 +130,15 @@ def helios(seed: int = 0) -> nn.Module:
 
 def helios_call(at: Moment) -> dict[str, Any]:
     """Frames to come after frames that are there, which are kept at three resolutions."""
-    side = 2 * GRID
     index = torch.arange(16)[None].expand(at.batch, -1)
     return wan_call(at) | {
         "indices_hidden_states": index[:, 7 : 7 + FRAMES],
         "indices_latents_history_short": index[:, 6:7],
         "indices_latents_history_mid": index[:, 4:6],
         "indices_latents_history_long": index[:, :4],
-        "latents_history_short": at.fixed(4, 1, side, side, part=1),
-        "latents_history_mid": at.fixed(4, 2, side, side, part=2),
-        "latents_history_long": at.fixed(4, 4, side, side, part=3),
+        "latents_history_short": at.fixed(4, 1, SIDE, SIDE, part=1),
+        "latents_history_mid": at.fixed(4, 2, SIDE, SIDE, part=2),
+        "latents_history_long": at.fixed(4, 4, SIDE, SIDE, part=3),
     }
 
 
@@ -155,7 +155,7 @@ def wan_vace(seed: int = 0) -> nn.Module:
 
 def wan_vace_call(at: Moment) -> dict[str, Any]:
     return wan_call(at) | {
-        "control_hidden_states": at.fixed(CONTROLS, FRAMES, 2 * GRID, 2 * GRID, part=1),
+        "control_hidden_states": at.fixed(CONTROLS, FRAMES, SIDE, SIDE, part=1),
         "control_hidden_states_scale": torch.tensor([1.0, 0.5, 0.8, 1.2]),
     }
 
@@ -184,10 +184,10 @@ def wan_animate(seed: int = 0) -> nn.Module:
 
 
 def wan_animate_call(at: Moment) -> dict[str, Any]:
-    frames, side = 3, 2 * GRID
+    frames = 3
     return wan_call(at) | {
-        "hidden_states": at.latents(12, frames, side, side),
-        "pose_hidden_states": at.fixed(4, frames - 1, side, side, part=1),
+        "hidden_states": at.latents(12, frames, SIDE, SIDE),
+        "pose_hidden_states": at.fixed(4, frames - 1, SIDE, SIDE, part=1),
         "face_pixel_values": at.fixed(3, 4 * (frames - 1), 16, 16, part=2),
     }
 
@@ -233,13 +233,13 @@ def wan_animate_2_kv(kv_cache: Any, mode: str | None) -> dict[str, Any]:
 
 
 def wan_animate_2_call(at: Moment, num_layers: int = DEPTH) -> dict[str, Any]:
-    side, frames = 2 * GRID, FRAMES
+    frames = FRAMES
     grid = torch.tensor([[frames, GRID, GRID]])
     return {
-        "hidden_states": list(at.latents(4, frames, side, side)),
+        "hidden_states": list(at.latents(4, frames, SIDE, SIDE)),
         "timestep": at.times(1000.0),
         "encoder_hidden_states": list(at.fixed(TEXT_TOKENS, TEXT_DIM)),
-        "condition_latents": list(at.fixed(8, frames, side, side, part=1)),
+        "condition_latents": list(at.fixed(8, frames, SIDE, SIDE, part=1)),
         "kv_cache": wan_animate_2_cache(num_layers),
         "kv_cache_mode": "cached",
         "seq_len": frames * GRID * GRID,
