@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.tiny.weights import seeded
+from dit_cache_conformance.tiny.weights import seeded
 
 # Two threads on two busy cores can be many times slower than one; also for who runs pytest by hand.
 torch.set_num_threads(1)

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from dit_cache_backends import ConfigError, enable_cache, get_cache_backend
 from dit_cache_backends.strategies.scm import POLICIES, policy_mask
+from dit_cache_conformance.tiny import build, build_transformer
 
 from .engine.counting import executed
 from .engine.runs import kinds
 from .engine.toys import ONE, Toy, adds, image
-from .tiny import build, build_transformer
 
 MASKS: dict[str, dict[str, str]] = json.loads((Path(__file__).parent / "data/scm_masks.json").read_text())[
     "masks"

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from dit_cache_backends import enable_cache
-from tests.tiny import build
-from tests.tiny.transformers import build_transformer, transformer_inputs
+from dit_cache_conformance.tiny import build
+from dit_cache_conformance.tiny.transformers import build_transformer, transformer_inputs
 
 STEPS = 28
 EAGER: dict[str, dict[str, Any]] = {

@@ -20,11 +20,11 @@ from dit_cache_backends import (
 )
 from dit_cache_backends import models as known
 from dit_cache_backends.models import find_card
+from dit_cache_conformance.tiny import build
 
 from .engine.runs import STILL, relative
 from .engine.strategies import LAYOUTS, always
 from .engine.toys import BOTH, ONE, E, H, Toy, adds, adds_to_both, card, image, lengthens, text, wraps
-from .tiny import build
 
 pytestmark = pytest.mark.usefixtures("as_in_a_run")
 

@@ -13,7 +13,7 @@ from PIL import Image
 from dit_cache_backends import enable_cache
 from dit_cache_backends.errors import AlreadyEnabledError, ConfigError, UnknownBackendError
 from dit_cache_backends.hosts.omni import Omni, OmniDiffusionSamplingParams, OmniRequestOutput
-from tests.tiny import build
+from dit_cache_conformance.tiny import build
 
 EAGER = {"residual_diff_threshold": 10.0, "max_warmup_steps": 2}
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dit_cache_backends import ConfigError, enable_cache, get_cache_backend
-from tests.tiny import build
+from dit_cache_conformance.tiny import build
 
 STATIC = {"steps_computation_policy": "static", "max_warmup_steps": 1}
 

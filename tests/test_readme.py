@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from dit_cache_backends import CacheBackend, enable_cache, get_cache_backend
-from tests.tiny import build
+from dit_cache_conformance.tiny import build
 
 if sys.version_info >= (3, 11):
     import tomllib

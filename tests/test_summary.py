@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from dit_cache_backends import Row, Summary, enable_cache
+from dit_cache_conformance.tiny import build, build_transformer, transformer_inputs
 
 from .engine.counting import executed
 from .engine.runs import PIPELINES, kinds
 from .engine.strategies import LAYOUTS, always, never, planned
 from .engine.toys import ONE, Toy, adds, image
-from .tiny import build, build_transformer, transformer_inputs
 
 pytestmark = pytest.mark.usefixtures("as_in_a_run")
 

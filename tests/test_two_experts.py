@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dit_cache_backends import enable_cache
-from tests.tiny import build
+from dit_cache_conformance.tiny import build
 
 STEPS = 28
 

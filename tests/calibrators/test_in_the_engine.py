@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from dit_cache_backends import enable_cache
+from dit_cache_conformance.tiny import build, build_transformer
 
 from ..engine.runs import inputs, relative, run_told
 from ..engine.test_compile import Graphs, compile_blocks
 from ..engine.test_taylorseer import make, set_time
 from ..engine.toys import DIM, ONE, Toy, adds, image
-from ..tiny import build, build_transformer
 
 CALIBRATORS: dict[str, dict[str, Any]] = {
     "taylorseer": {},

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from dit_cache_backends import SpanBackend
-
-from ..tiny import TINY, transformer_inputs
-from ..tiny.transformers import CORE_SPECS
+from dit_cache_conformance.tiny import TINY, transformer_inputs
+from dit_cache_conformance.tiny.transformers import CORE_SPECS
 
 PIPELINES = tuple(TINY)
 TRANSFORMERS = tuple(spec.name for spec in CORE_SPECS)

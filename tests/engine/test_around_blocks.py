@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ..tiny import build_transformer, transformer_inputs
+from dit_cache_conformance.tiny import build_transformer, transformer_inputs
+
 from .counting import executed
 from .runs import STILL, output, relative, run_told
 from .strategies import LAYOUTS, always

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from dit_cache_backends import enable_cache
+from dit_cache_conformance.tiny import build_transformer
 
-from ..tiny import build_transformer
 from .counting import executed
 from .runs import TRANSFORMERS, inputs, output, places, run_plain, run_told, same
 from .strategies import planned

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from dit_cache_backends import enable_cache
+from dit_cache_conformance.tiny import build, build_transformer, transformer_inputs
 
-from ..tiny import build, build_transformer, transformer_inputs
 from .counting import executed
 from .runs import STILL, output, relative
 from .strategies import LAYOUTS, always

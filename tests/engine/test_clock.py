@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from dit_cache_backends import enable_cache
+from dit_cache_conformance.tiny import TINY, Tiny, build
+from dit_cache_conformance.tiny.latent_vae import control_vae
+from dit_cache_conformance.tiny.weights import noise
 
-from ..tiny import TINY, Tiny, build
-from ..tiny.latent_vae import control_vae
-from ..tiny.weights import noise
 from .counting import executed
 from .runs import PIPELINES, kinds, places
 from .strategies import planned

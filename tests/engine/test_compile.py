@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from dit_cache_backends import CardError
+from dit_cache_conformance.tiny import build_transformer
+from dit_cache_conformance.tiny.configs import flux
 
-from ..tiny import build_transformer
-from ..tiny.configs import flux
 from .runs import inputs, run_plain, run_told, same
 from .strategies import planned
 

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from dit_cache_backends import AlreadyEnabledError
+from dit_cache_conformance.tiny import Tiny, build, build_transformer
 
-from ..tiny import Tiny, build, build_transformer
 from .counting import block_lists, executed
 from .runs import inputs, kinds, run_plain, run_told, same
 from .strategies import always, planned

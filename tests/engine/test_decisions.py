@@ -21,8 +21,8 @@ from dit_cache_backends import (
     enable_cache,
     relative_difference,
 )
+from dit_cache_conformance.tiny import build, build_transformer, transformer_inputs
 
-from ..tiny import build, build_transformer, transformer_inputs
 from .counting import executed
 from .runs import kinds, output, run_told
 from .strategies import PlanConfig, always

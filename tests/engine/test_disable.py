@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from dit_cache_backends import AlreadyEnabledError, NotEnabledError, enable_cache
+from dit_cache_conformance.tiny import build, build_transformer, transformer_inputs
 
-from ..tiny import build, build_transformer, transformer_inputs
 from .counting import block_lists, executed
 from .runs import STILL, inputs, output, relative, run_plain, run_told, same
 from .strategies import LAYOUTS, always, never, planned

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from dit_cache_backends import SpanBackend, enable_cache
+from dit_cache_conformance.tiny import Tiny, build
 
-from ..tiny import Tiny, build
 from .counting import block_lists
 from .runs import kinds
 from .strategies import planned

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ..tiny import build, build_transformer, transformer_inputs
+from dit_cache_conformance.tiny import build, build_transformer, transformer_inputs
+
 from .runs import inputs, kinds, output, run_told, same
 from .strategies import always, planned
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ..tiny import TINY_TRANSFORMERS, build_transformer, transformer_inputs
+from dit_cache_conformance.tiny import TINY_TRANSFORMERS, build_transformer, transformer_inputs
+
 from .counting import executed
 from .runs import kinds, output, run_plain, run_told, same
 from .strategies import always, planned

@@ -11,8 +11,8 @@ import pytest
 from torch import Tensor
 
 from dit_cache_backends import SpanBackend, enable_cache
+from dit_cache_conformance.tiny import Tiny, build, build_transformer
 
-from ..tiny import Tiny, build, build_transformer
 from .runs import PIPELINES, inputs, output, run_told
 from .strategies import LAYOUTS, always, planned
 from .toys import ONE, Toy, adds, image

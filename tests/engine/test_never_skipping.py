@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from dit_cache_backends import enable_cache
+from dit_cache_conformance.tiny import build, build_transformer
 
-from ..tiny import build, build_transformer
 from .counting import executed
 from .runs import PIPELINES, TRANSFORMERS, inputs, run_plain, run_told, same
 from .strategies import LAYOUTS, never

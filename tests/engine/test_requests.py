@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from dit_cache_backends import SpanBackend, enable_cache
+from dit_cache_conformance.tiny import build, build_transformer
 
-from ..tiny import build, build_transformer
 from .runs import inputs, kinds, output, run_plain, run_told, same
 from .strategies import planned
 from .toys import ONE, Toy, adds, image

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from dit_cache_backends import enable_cache
+from dit_cache_conformance.tiny import Tiny, build
 
-from ..tiny import Tiny, build
 from .counting import executed
 from .runs import kinds, places
 from .strategies import planned

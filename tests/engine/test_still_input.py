@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from ..tiny import TINY_TRANSFORMERS, build_transformer, transformer_inputs
+from dit_cache_conformance.tiny import TINY_TRANSFORMERS, build_transformer, transformer_inputs
+
 from .counting import executed
 from .runs import STILL, TRANSFORMERS, output, relative
 from .strategies import LAYOUTS, always

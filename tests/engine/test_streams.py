@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from dit_cache_backends import Card, CardError
+from dit_cache_conformance.tiny import build
 
-from ..tiny import build
 from .counting import executed
 from .runs import STILL, relative
 from .strategies import LAYOUTS, always, planned

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from ..tiny import build, build_transformer, transformer_inputs
+from dit_cache_conformance.tiny import build, build_transformer, transformer_inputs
+
 from .counting import executed
 from .runs import STILL, kinds, output, relative, run_plain, run_told, same
 from .strategies import LAYOUTS, always, planned

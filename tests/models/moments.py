@@ -9,8 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from dit_cache_backends import Card
-
-from ..tiny import transformer_inputs
+from dit_cache_conformance.tiny import transformer_inputs
 
 FOLLOWED = 0.9
 """Error of a skipped step, of what the output changed by: 1 is as bad as not following at all."""

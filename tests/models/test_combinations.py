@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from dit_cache_backends import enable_cache
+from dit_cache_conformance.tiny import build, build_transformer
 
 from ..engine.counting import block_lists
 from ..engine.runs import STILL, inputs, output, relative, run_plain, run_told, same
-from ..tiny import build, build_transformer
 
 pytestmark = pytest.mark.usefixtures("as_in_a_run")
 

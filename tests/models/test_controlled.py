@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from dit_cache_backends import UnknownTransformerError, enable_cache
+from dit_cache_conformance.tiny import TINY_TRANSFORMERS, build, build_transformer, transformer_inputs
+from dit_cache_conformance.tiny.controlnets import CONTROLNETS, controlled
 
 from ..engine.counting import executed
 from ..engine.runs import STILL, output, relative
 from ..engine.strategies import LAYOUTS, always, never
-from ..tiny import TINY_TRANSFORMERS, build, build_transformer, transformer_inputs
-from ..tiny.controlnets import CONTROLNETS, controlled
 
 pytestmark = pytest.mark.usefixtures("as_in_a_run")
 

@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from dit_cache_backends import Card, CardError, ConfigError, SpanBackend, enable_cache, list_cards
 from dit_cache_backends.models import card_for, find_card
 from dit_cache_backends.models.card import BlockList, Stack
+from dit_cache_conformance.tiny import TINY_TRANSFORMERS, build_transformer, transformer_inputs
 
 from ..engine.counting import executed
 from ..engine.runs import STILL, output, relative
 from ..engine.strategies import LAYOUTS, always, never
-from ..tiny import TINY_TRANSFORMERS, build_transformer, transformer_inputs
 
 pytestmark = pytest.mark.usefixtures("as_in_a_run")
 

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from dit_cache_backends import BlockList, Card, CardError, stack
 from dit_cache_backends.models import card_for
+from dit_cache_conformance.tiny import build_transformer, transformer_inputs
 
 from ..engine.counting import executed
 from ..engine.runs import STILL, kinds, output, relative
 from ..engine.strategies import LAYOUTS, always, planned
 from ..engine.toys import DIM, image
-from ..tiny import build_transformer, transformer_inputs
 
 pytestmark = pytest.mark.usefixtures("as_in_a_run")
 

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from dit_cache_backends.models import card_for
 from dit_cache_backends.models.signals import BlockArguments, Signal
+from dit_cache_conformance.tiny import build_transformer, transformer_inputs
+from dit_cache_conformance.tiny.image import IMAGE_SPECS
 
 from ..engine.counting import inside
 from ..engine.runs import output
-from ..tiny import build_transformer, transformer_inputs
-from ..tiny.image import IMAGE_SPECS
 
 pytestmark = pytest.mark.usefixtures("as_in_a_run")
 

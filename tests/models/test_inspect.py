@@ -26,10 +26,10 @@ from dit_cache_backends import (
 from dit_cache_backends.cli import app
 from dit_cache_backends.models import card_for
 from dit_cache_backends.models.card import HELD
+from dit_cache_conformance.tiny import TINY_TRANSFORMERS, build_transformer, transformer_inputs
 
 from ..engine.runs import STILL, output, relative
 from ..engine.strategies import LAYOUTS, always
-from ..tiny import TINY_TRANSFORMERS, build_transformer, transformer_inputs
 from .strangers import (
     STRANGERS,
     Anew,

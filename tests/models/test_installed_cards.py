@@ -16,10 +16,10 @@ from dit_cache_backends import BlockList, Card, CardError, enable_cache, list_ca
 from dit_cache_backends import models as known
 from dit_cache_backends.cli import app
 from dit_cache_backends.models import card_for, card_problems, find_card
+from dit_cache_conformance.tiny import build_transformer
 
 from ..engine.runs import STILL, relative
 from ..engine.toys import Toy, adds, image
-from ..tiny import build_transformer
 
 pytestmark = pytest.mark.usefixtures("as_in_a_run")
 

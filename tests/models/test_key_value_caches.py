@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from dit_cache_conformance.tiny import TINY_TRANSFORMERS, build_transformer, transformer_inputs
+
 from ..engine.counting import executed
 from ..engine.runs import STILL, kinds, relative, same
 from ..engine.strategies import always
-from ..tiny import TINY_TRANSFORMERS, build_transformer, transformer_inputs
 
 pytestmark = pytest.mark.usefixtures("as_in_a_run")
 

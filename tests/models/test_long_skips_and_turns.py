@@ -14,11 +14,11 @@ from torch import Size, Tensor, nn
 from dit_cache_backends import Card, CardError, Span, SpanBackend, enable_cache
 from dit_cache_backends.models import card_for
 from dit_cache_backends.strategies.dbprune import DBPrune
+from dit_cache_conformance.tiny import build_transformer, transformer_inputs
 
 from ..engine.counting import executed
 from ..engine.runs import STILL, kinds, output, relative
 from ..engine.strategies import LAYOUTS, Planned, always, never
-from ..tiny import build_transformer, transformer_inputs
 
 pytestmark = pytest.mark.usefixtures("as_in_a_run")
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from dit_cache_backends import BlockList, Card, CardError, enable_cache, stack
 from dit_cache_backends.models import card_for
+from dit_cache_conformance.tiny import build_transformer, transformer_inputs
 
 from ..engine.runs import STILL, kinds, output, relative
 from ..engine.strategies import LAYOUTS, always, planned
-from ..tiny import build_transformer, transformer_inputs
 from .moments import FOLLOWED, enabled, moment, off
 
 pytestmark = pytest.mark.usefixtures("as_in_a_run")

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from dit_cache_backends import enable_cache
+from dit_cache_conformance.tiny import build_transformer, transformer_inputs
+from dit_cache_conformance.tiny.more_pipelines import ALL_PIPELINES, build
 
 from ..engine.counting import executed
 from ..engine.runs import kinds
 from ..engine.strategies import never
-from ..tiny import build_transformer, transformer_inputs
-from ..tiny.more_pipelines import ALL_PIPELINES, build
 from .watching import STEPS, a_mask, check_run, masked, plain, skips, watched
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning")  # KDPM2

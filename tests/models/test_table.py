@@ -12,8 +12,8 @@ from dit_cache_backends import models as known
 from dit_cache_backends.cli import app
 from dit_cache_backends.models import card_for, is_built_in, table
 from dit_cache_backends.registry import list_cache_backends
+from dit_cache_conformance.tiny import build_transformer
 
-from ..tiny import build_transformer
 from .test_every_card import EAGER, NAMES, WITHOUT_TINY_MODEL
 
 ROOT = Path(__file__).parents[2]

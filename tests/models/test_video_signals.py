@@ -12,11 +12,11 @@ from torch import Tensor
 
 from dit_cache_backends.models import card_for
 from dit_cache_backends.models.signals import BlockArguments, Signal, TimeSignal
+from dit_cache_conformance.tiny import build_transformer, transformer_inputs
+from dit_cache_conformance.tiny.video import VIDEO_SPECS
 
 from ..engine.counting import inside
 from ..engine.runs import output
-from ..tiny import build_transformer, transformer_inputs
-from ..tiny.video import VIDEO_SPECS
 
 pytestmark = pytest.mark.usefixtures("as_in_a_run")
 

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from dit_cache_backends.models import card_for
+from dit_cache_conformance.tiny import TINY_TRANSFORMERS, build_transformer, transformer_inputs
+from dit_cache_conformance.tiny.spec import Moment
+from dit_cache_conformance.tiny.wan_like import wan_animate_2, wan_animate_2_cache, wan_animate_2_call
 
 from ..engine.counting import executed
 from ..engine.runs import STILL, kinds, output, relative, run_told
 from ..engine.strategies import LAYOUTS, always, never, planned
-from ..tiny import TINY_TRANSFORMERS, build_transformer, transformer_inputs
-from ..tiny.spec import Moment
-from ..tiny.wan_like import wan_animate_2, wan_animate_2_cache, wan_animate_2_call
 from .moments import enabled, moment
 
 pytestmark = pytest.mark.usefixtures("as_in_a_run")

@@ -11,12 +11,12 @@ from torch import nn
 
 from dit_cache_backends import BlockList, Card, CardError, stack
 from dit_cache_backends.models import card_for
+from dit_cache_conformance.tiny import build_transformer, transformer_inputs
+from dit_cache_conformance.tiny.weights import noise
 
 from ..engine.runs import STILL, output, relative
 from ..engine.strategies import LAYOUTS, always
 from ..engine.toys import BOTH, E, H, Toy, adds, adds_to_both, card, image, text
-from ..tiny import build_transformer, transformer_inputs
-from ..tiny.weights import noise
 
 pytestmark = pytest.mark.usefixtures("as_in_a_run")
 

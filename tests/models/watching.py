@@ -10,10 +10,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from dit_cache_backends import SpanBackend, enable_cache
+from dit_cache_conformance.tiny import Tiny
 
 from ..engine.counting import executed
 from ..engine.runs import kinds
-from ..tiny import Tiny
 
 STEPS = 6
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from ..tiny import Tiny, build
+from dit_cache_conformance.tiny import Tiny, build
+
 from .options import CALIBRATOR_KEYS, MASK_KEYS, calibrator_config, mask_arguments
 from .reference import Place, as_before, heard, place_of
 

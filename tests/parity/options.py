@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from ..tiny import Tiny
+from dit_cache_conformance.tiny import Tiny
 
 # The defaults of this project are vLLM-Omni's, not the library's.
 DEFAULTS: dict[str, Any] = {

@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from ..tiny import Tiny, build
+from dit_cache_conformance.tiny import Tiny, build
+
 from .options import cache_dit_arguments
 
 os.environ.setdefault("CACHE_DIT_LOG_LEVEL", "error")

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from ..tiny import build
+from dit_cache_conformance.tiny import build
+
 from .cases import CASES, STEPS, Case
 from .options import CALIBRATOR_KEYS, DEFAULTS, MASK_KEYS
 from .reference import Decisions, Place, Run, cache_dit_run

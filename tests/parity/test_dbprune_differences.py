@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from dit_cache_backends import ConfigError, enable_cache, get_cache_backend
+from dit_cache_conformance.tiny import build, build_transformer, transformer_inputs
 
-from ..tiny import build, build_transformer, transformer_inputs
 from .dbprune_cases import LEVELS
 from .dbprune_reference import DEFAULTS, dbprune_arguments, dbprune_run
 from .reference import as_before, dense_latents

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from ..tiny import build
+from dit_cache_conformance.tiny import build
+
 from .cases import Case
 from .dbprune_cases import CASES, LEVELS, STEPS
 from .dbprune_reference import DEFAULTS, Pruning, Run, dbprune_run

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from dit_cache_backends import ConfigError, enable_cache
+from dit_cache_conformance.tiny import Tiny, build, build_transformer, transformer_inputs
 
-from ..tiny import Tiny, build, build_transformer, transformer_inputs
 from .cases import LEVELS
 from .options import DEFAULTS
 from .reference import cache_dit_run, dense_latents

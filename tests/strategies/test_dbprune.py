@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from dit_cache_backends import ConfigError, SpanBackend, enable_cache, get_cache_backend
+from dit_cache_conformance.tiny import TINY, TINY_TRANSFORMERS, build, build_transformer, transformer_inputs
 
 from ..engine.counting import executed
 from ..engine.runs import (
@@ -22,7 +23,6 @@ from ..engine.runs import (
     run_told,
     same,
 )
-from ..tiny import TINY, TINY_TRANSFORMERS, build, build_transformer, transformer_inputs
 
 pytestmark = pytest.mark.usefixtures("as_in_a_run")
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from dit_cache_backends import SpanBackend, enable_cache
+from dit_cache_conformance.tiny import Tiny, build, build_transformer, transformer_inputs
 
 from ..engine.runs import PIPELINES, inputs, output, run_told, same
 from ..engine.test_memory import newborn
 from ..engine.toys import ONE, Toy, adds, image
-from ..tiny import Tiny, build, build_transformer, transformer_inputs
 
 pytestmark = pytest.mark.usefixtures("as_in_a_run")
 

@@ -15,9 +15,9 @@ from dit_cache_backends import Gate, enable_cache
 from dit_cache_backends.demo import load_demo
 from dit_cache_backends.engine.gates import Probe
 from dit_cache_backends.strategies.dbprune import DBPrune
+from dit_cache_conformance.tiny import build
+from dit_cache_conformance.tiny.transformers import build_transformer, transformer_inputs
 from tests.engine.toys import Toy, adds, card, image
-from tests.tiny import build
-from tests.tiny.transformers import build_transformer, transformer_inputs
 
 STEPS = 28
 READINGS = {

@@ -14,13 +14,13 @@ from torch.overrides import TorchFunctionMode
 from dit_cache_backends import enable_cache
 from dit_cache_backends.models import card_for
 from dit_cache_backends.models.signals import TimeSignal
+from dit_cache_conformance.tiny import Tiny, build, build_transformer
+from dit_cache_conformance.tiny.configs import flux
 
 from ..engine.counting import executed
 from ..engine.runs import inputs, kinds, relative, run_told, same
 from ..engine.strategies import never
 from ..engine.toys import Toy, adds, image
-from ..tiny import Tiny, build, build_transformer
-from ..tiny.configs import flux
 from .tea_cache_reference import RULES, differences, mixing, signals_of
 from .test_tea_cache_rule import READ, drifting
 

@@ -11,9 +11,9 @@ from torch import nn
 from dit_cache_backends import ConfigError, enable_cache, get_cache_backend
 from dit_cache_backends.strategies.tea_cache_coefficients import PUBLISHED
 from dit_cache_backends.strategies.tea_cache_models import USES, choose
+from dit_cache_conformance.tiny import build, build_transformer
 
 from ..engine.runs import inputs, kinds, run_told
-from ..tiny import build, build_transformer
 from .tea_cache_table import PAGE, written
 
 pytestmark = pytest.mark.usefixtures("as_in_a_run")

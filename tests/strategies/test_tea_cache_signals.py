@@ -14,11 +14,11 @@ from dit_cache_backends.models import find_card
 from dit_cache_backends.models.signals import BlockArguments, TimeSignal, z_image
 from dit_cache_backends.strategies.tea_cache_coefficients import PUBLISHED
 from dit_cache_backends.strategies.tea_cache_models import USES
+from dit_cache_conformance.tiny import TINY_TRANSFORMERS, build_transformer
+from dit_cache_conformance.tiny.weights import noise, seeded
 
 from ..engine.runs import TRANSFORMERS, inputs, run_told, same
 from ..engine.strategies import Planned, PlannedGate
-from ..tiny import TINY_TRANSFORMERS, build_transformer
-from ..tiny.weights import noise, seeded
 from .tea_cache_reference import RULES, differences, mixing, signals_of, watched
 
 pytestmark = pytest.mark.usefixtures("as_in_a_run")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from . import TINY, TINY_TRANSFORMERS, build, build_transformer, transformer_inputs
+from dit_cache_conformance.tiny import TINY, TINY_TRANSFORMERS, build, build_transformer, transformer_inputs
 
 
 def sample(output: Any) -> torch.Tensor:
