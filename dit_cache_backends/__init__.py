@@ -22,6 +22,7 @@ from dit_cache_backends.config import option
 from dit_cache_backends.engine.clock import Step
 from dit_cache_backends.engine.gates import Decision, Gate, Place, Probe, relative_difference
 from dit_cache_backends.engine.predictors import Predictor, Reuse
+from dit_cache_backends.engine.ranks import summed_over_ranks
 from dit_cache_backends.engine.spans import Span, Stream, Streams
 from dit_cache_backends.errors import (
     AlreadyEnabledError,
@@ -92,4 +93,5 @@ __all__ = [
     "register_card",
     "relative_difference",
     "stack",
+    "summed_over_ranks",
 ]

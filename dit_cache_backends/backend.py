@@ -1,20 +1,21 @@
 """What a host sees of a backend, and what the author of a strategy subclasses."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 from typing_extensions import Self
 
 from dit_cache_backends.config import make_config
-from dit_cache_backends.engine.attachment import Attachment, Host
+from dit_cache_backends.engine.attachment import Attachment, Host, Telling
 from dit_cache_backends.engine.clock import CountedClock, ToldStep
 from dit_cache_backends.engine.gates import Gate, Place
 from dit_cache_backends.engine.predictors import Predictor, Reuse
+from dit_cache_backends.engine.ranks import Ranks
 from dit_cache_backends.engine.sessions import Sessions
 from dit_cache_backends.engine.spans import Span, Stream
 from dit_cache_backends.engine.wrap import attach, detach, is_attached
@@ -24,6 +25,9 @@ from dit_cache_backends.models.card import Card
 from dit_cache_backends.parts import Parts, given_options
 from dit_cache_backends.pipelines import SchedulerClock, transformers_of, weakly
 from dit_cache_backends.summary import Summary
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,9 @@ class Capabilities:
     bare_transformers: bool = True
     """Can be enabled on a bare transformer, which a host calls itself; its steps are counted from its timestep."""
     rank_agreement: bool = False
-    """Processes of a ``torch.distributed`` group that hold shards of one request take one decision."""
+    """Where ranks hold shards of one request, each decision is that of one process which holds it all: what is measured
+    is added up over the ranks (``relative_difference`` does, ``summed_over_ranks`` does for anything else), or nothing
+    is measured. Without it the ranks vote on each decision, and where one has to run all run."""
 
     @property
     def decides_per_sample(self) -> bool:
@@ -72,6 +78,18 @@ class CacheBackend(ABC):
     def is_enabled(self) -> bool:
         """Whether the backend is attached to anything."""
 
+    def agree_over(self, *groups: "ProcessGroup") -> None:
+        """Name the process groups whose ranks hold shards (or copies) of one request: they take one decision.
+
+        It may be called before or after ``enable``, and again; without groups there is nobody to agree with. The ranks
+        have to call the transformers in step with each other, with shards that change their shapes together.
+
+        Raises:
+            ConfigError: if this backend cannot agree with other ranks.
+        """
+        if groups:
+            raise ConfigError(f"{self.name} cannot agree with other ranks: it has no agree_over of its own.")
+
     @abstractmethod
     def summary(self, key: Hashable = None) -> Summary:
         """What was done in the present, else the last generation (of the request ``key``)."""
@@ -98,6 +116,7 @@ class SpanBackend(CacheBackend):
         super().__init__(config)
         self._parts = Parts(self, given_options(type(self).Config, config))
         self._host = Host()
+        self._ranks = Ranks(votes=not self.capabilities.rank_agreement)
         self._enabled: list[_Enabled] = []
         self._generations: list[Sessions] = []
 
@@ -182,7 +201,10 @@ class SpanBackend(CacheBackend):
         for name, module in reversed(transformers.values()):
             _refuse_others(name, module)
             known = card or card_for(module)
-            made.append((Attachment(module, name, known, self, sessions, self._host, clock, counted), module))
+            attachment = Attachment(
+                module, name, known, self, sessions, self._host, clock, counted, self._ranks
+            )
+            made.append((attachment, module))
         self._parts.check_names((each.name, plan.name) for each, _ in made for plan in each.plans)
         for attachment, module in made:
             for plan in attachment.plans:
@@ -210,6 +232,9 @@ class SpanBackend(CacheBackend):
             enabled.take_off()
             self._enabled.remove(enabled)
 
+    def agree_over(self, *groups: "ProcessGroup") -> None:
+        self._ranks.groups = groups
+
     def is_enabled(self) -> bool:
         return any(enabled.modules() for enabled in self._enabled)
 
@@ -228,36 +253,28 @@ class SpanBackend(CacheBackend):
             for tensor in session.tensors()
         ]
 
-    @contextmanager
-    def session(self, key: Hashable) -> Iterator[None]:
+    def session(self, key: Hashable) -> AbstractContextManager[None]:
         """The request whose state the forwards within use, in this thread.
 
         Leaving it does not end the request: several can be interleaved step by step. A request ends with its last step,
         or by ``end_session``.
         """
-        outer, self._host.key = self._host.key, key
-        try:
-            yield
-        finally:
-            self._host.key = outer
+        return Telling(self._host, "key", key)
 
     def end_session(self, key: Hashable) -> None:
         """A request is over, or was cancelled: forget its state. Its summary is kept for a while."""
         for enabled in self._enabled:
             enabled.sessions.end(key)
 
-    @contextmanager
-    def step(self, index: int, total: int | None = None, branch: str | None = None) -> Iterator[None]:
+    def step(
+        self, index: int, total: int | None = None, branch: str | None = None
+    ) -> AbstractContextManager[None]:
         """Tell the step and the branch of the forwards within, in this thread; no clock is asked then.
 
         A step that lies before the last one told, or that its branch has had already, begins a new generation. Without
         ``branch`` several calls at one step are taken for several branches, so name it where a run may have one step.
         """
-        outer, self._host.step = self._host.step, ToldStep(index, total, branch)
-        try:
-            yield
-        finally:
-            self._host.step = outer
+        return Telling(self._host, "step", ToldStep(index, total, branch))
 
     def _of(self, pipeline: object, must: bool = True) -> list["_Enabled"]:
         # Its transformer may have been exchanged since: what was attached then is meant as well.

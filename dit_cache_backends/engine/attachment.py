@@ -13,6 +13,8 @@ from torch import nn
 from dit_cache_backends.engine.call import Call
 from dit_cache_backends.engine.clock import Clock, CountedClock, Reading, Step, Timestep, ToldStep
 from dit_cache_backends.engine.plan import Site, Strategy, make_plans
+from dit_cache_backends.engine.ranks import Ranks, agreeing, is_shared
+from dit_cache_backends.engine.retired import RetiredCall
 from dit_cache_backends.engine.sessions import Mark, Session, Sessions
 from dit_cache_backends.errors import CardError
 from dit_cache_backends.models import uncompiled
@@ -28,8 +30,26 @@ class Host(threading.local):
     step: ToldStep | None = None
 
 
+class Telling:
+    """Within it a host tells something in this thread. A class: entered at every step, a generator costs ten times."""
+
+    __slots__ = ("_host", "_name", "_outer", "_value")
+
+    def __init__(self, host: Host, name: str, value: object) -> None:
+        self._host = host
+        self._name = name
+        self._value = value
+
+    def __enter__(self) -> None:
+        self._outer = getattr(self._host, self._name)
+        setattr(self._host, self._name, self._value)
+
+    def __exit__(self, *_: object) -> None:
+        setattr(self._host, self._name, self._outer)
+
+
 class _Local(threading.local):
-    call: Call | None = None
+    call: Call | RetiredCall | None = None
     plain: bool = False
     """Within a call of the transformer that runs as if no backend were enabled."""
     branch: str | None = None
@@ -48,20 +68,24 @@ class Attachment:
         host: Host,
         clock: Clock | None,
         counted: CountedClock,
+        ranks: Ranks,
     ) -> None:
         self.name = name
         self.transformer = weakref.ref(transformer)
         self.local = _Local()
+        self.writes_in_place = card.writes_in_place
         self._card = card
         self._restarts = strategy.part(name).restarts
         self._sessions = sessions
         self._host = host
         self._clock = clock
         self._counted = counted
+        self._ranks = ranks
         model = uncompiled(transformer)
         self._parameters = list(inspect.signature(type(model).forward).parameters)[1:]
         self._timestep = next((n for n in _TIMESTEP_NAMES if n in self._parameters), None)
         self.plans, self._sites = make_plans(model, card, strategy, name)
+        self._spans = sum(len(plan.spans) for plan in self.plans)
 
     def sites(self) -> list[tuple[nn.Module, Site]]:
         """Every block with its site, until ``sites_done``."""
@@ -77,6 +101,9 @@ class Attachment:
         """Stand in for a call of the transformer; ``run`` is its own ``__call__``."""
         if self.local.call is not None or self.local.plain:
             return run(*args, **kwargs)
+        if self._ranks.groups and not is_shared():
+            with agreeing(self._ranks.groups):
+                return self.forward(run, args, kwargs, grad)
         plain = "gradients are enabled" if grad else self._must_run(args, kwargs)
         if plain:
             self._event("plain_call", f"{plain}, so the call ran as if no backend were enabled.")
@@ -86,8 +113,14 @@ class Attachment:
             finally:
                 self.local.plain = False
         session, step = self._begin(args, kwargs)
-        argument = partial(self._argument, args=args, kwargs=kwargs)
-        call = self.local.call = self._call(session, step, argument)
+        reasons = session.retired.get((self.name, step.branch))
+        if reasons is None:
+            votes = self._ranks.votes and is_shared()
+            argument = partial(self._argument, args=args, kwargs=kwargs)
+            call: Call | RetiredCall = Call(self, session, step, argument, votes)
+        else:
+            call = RetiredCall(self.name, session, step, reasons)
+        self.local.call = call
         try:
             out = run(*args, **kwargs)
             if not call.finish():
@@ -97,7 +130,7 @@ class Attachment:
                     "last ran; the forward was made again in full.",
                 )
                 session.drop(self.name)
-                call = self.local.call = self._call(session, step, argument, "other blocks called")
+                call = self.local.call = Call(self, session, step, argument, votes, "other blocks called")
                 out = run(*args, **kwargs)
                 call.finish()
         except BaseException:
@@ -108,17 +141,17 @@ class Attachment:
             self.local.call = None
         if step.last:
             session.release(self.name, step)
+        elif isinstance(call, Call) and (reasons := call.retired(self._spans)) is not None:
+            session.retire(self.name, step.branch, reasons)
         return out
 
-    def _call(self, session: Session, step: Step, argument: Callable[[str], Any], forced: str = "") -> Call:
-        writes = self._card.writes_in_place
-        return Call(self.name, session, step, writes, self._model, self._timesteps, argument, forced)
-
-    def _model(self) -> nn.Module | None:
+    def model(self) -> nn.Module | None:
+        """The transformer, as the model's library made it; None once it is gone."""
         transformer = self.transformer()
         return None if transformer is None else uncompiled(transformer)
 
-    def _timesteps(self) -> Sequence[float] | None:
+    def timesteps(self) -> Sequence[float] | None:
+        """The timesteps of the run at hand in this thread; None where no scheduler tells them."""
         counted = self._sessions.get(self._host.key).mark(self.name).tally.distrusted
         if self._clock is None or self._host.step is not None or counted:
             return None
@@ -168,7 +201,7 @@ class Attachment:
             ) from None
         return value
 
-    def _argument(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _argument(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         if name in kwargs or name not in self._parameters:
             return kwargs.get(name)
         position = self._parameters.index(name)
@@ -182,7 +215,7 @@ class Attachment:
         if told is not None:
             branch = told.branch or branch
             mark = session.mark(self.name)
-            again = branch is not None and told.index == mark.run_index and mark.calls[branch] > 0
+            again = branch is not None and told.index == mark.run_index and branch in mark.calls
             if again or session.is_behind(told.index):
                 session = self._sessions.renew(session.key, told.total)
             session.started = True
@@ -230,7 +263,7 @@ class Attachment:
         last, first = mark.last_timestep, mark.first_timestep
         if last is None or first is None:
             return False
-        if reading.index == mark.run_index and mark.calls[branch]:
+        if reading.index == mark.run_index and branch in mark.calls:
             return last.value() != timestep.value()
         # Back at the first timestep in the middle of a run: seen only where looking costs no wait for a device.
         if reading.index > mark.run_index and timestep.at_hand and last.at_hand and first.at_hand:

@@ -3,31 +3,38 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dit_cache_backends.engine.clock import Step
 from dit_cache_backends.engine.gates import Ahead, Decision, Place, Probe
 from dit_cache_backends.engine.offload import HOOKS, bring_in
 from dit_cache_backends.engine.passing import check_passed, passed
 from dit_cache_backends.engine.plan import Site, StackPlan
+from dit_cache_backends.engine.ranks import summed_over_ranks
+from dit_cache_backends.engine.residuals import predicted, refuse_writes, store
 from dit_cache_backends.engine.sessions import Session, Slot, SlotKey, signature
 from dit_cache_backends.engine.spans import Streams
 from dit_cache_backends.engine.visit import (
-    ABSENT,
-    SAME,
-    SUM,
     HandedOut,
     StackState,
     Visit,
     copied,
     fitted,
-    versions,
 )
-from dit_cache_backends.errors import CardError
 from dit_cache_backends.summary import Row
+
+
+class Frame(Protocol):
+    """What a call asks of the transformer it is made on."""
+
+    name: str
+    writes_in_place: bool
+
+    def model(self) -> nn.Module | None: ...
+    def timesteps(self) -> Sequence[float] | None: ...
 
 
 class Call:
@@ -35,36 +42,34 @@ class Call:
 
     __slots__ = (
         "_argument",
-        "_card_writes",
         "_closed",
         "_forced",
-        "_model",
+        "_frame",
         "_name",
         "_session",
         "_skipped",
         "_states",
         "_step",
-        "_timesteps",
+        "_votes",
     )
 
     def __init__(
         self,
-        name: str,
+        frame: Frame,
         session: Session,
         step: Step,
-        writes_in_place: bool,
-        model: Callable[[], nn.Module | None],
-        timesteps: Callable[[], Sequence[float] | None],
         argument: Callable[[str], Any],
+        votes: bool = False,
         forced: str = "",
     ) -> None:
-        self._name = name
+        self._frame = frame
+        self._name = frame.name
         self._argument = argument
-        self._model = model
-        self._timesteps = timesteps
+        """Gives an argument of the transformer's own call. No method of this object, which the probes would hold."""
         self._session = session
         self._step = step
-        self._card_writes = writes_in_place
+        self._votes = votes
+        """Other ranks hold shards of the request, and the strategy does not see to it that all decide alike."""
         self._forced = forced
         """Why nothing may be skipped in this forward; empty where something may."""
         self._states: dict[int, StackState] = {}
@@ -74,74 +79,85 @@ class Call:
     def block(
         self, site: Site, module: nn.Module, run: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """Stand in for the call of one block; ``run`` is the block's own ``__call__``."""
-        plan = site.plan
-        state = self._states.get(plan.number)
+        """Stand in for the call of one block; ``run`` is its class's own ``__call__``."""
+        state = self._states.get(site.plan.number)
         if state is None:
-            step = self._step
-            row = Row(self._name, plan.name, step.branch, step.run_index, step.run_total)
-            state = self._states[plan.number] = StackState(plan, row)
+            state = self._begin_stack(site.plan)
         elif site.index == 0:
             self._pass_again(state)
         if not site.checked:
-            streams = site.read(args, kwargs)
-            site.check_streams(streams)
-            if state.passed is not None:
-                check_passed(state.passed, site, state.passes, streams)
+            self._check(state, site, args, kwargs)
+        number = site.span
         visit = None
-        if site.span is None:
-            if state.entry is None:
-                state.entry, state.entry_layout = self._keep(site.read(args, kwargs)), site.layout
-        else:
-            visit = state.visits[site.span]
-            if site.enters and visit is None:
-                streams = site.read(args, kwargs)
-                if state.entry is None:
-                    state.entry, state.entry_layout = self._keep(streams), site.layout
-                visit = state.visits[site.span] = self._enter(state, site, module, streams, args, kwargs)
-        if visit is not None:
-            visit.called |= 1 << site.index
-            if visit.result is not None:
-                state.row.blocks_skipped += 1
-                self._skipped.add(id(module))
-                held = self._held(visit.slot, site, run, args, kwargs) if None in site.order else ()
-                if site.exits:
+        if number is not None:
+            visit = state.visits[number]
+            if visit is None and site.enters:
+                visit = self._enter(state, site, number, module, args, kwargs)
+            if visit is not None:
+                visit.called |= site.bit
+                if visit.result is not None:
+                    state.row.blocks_skipped += 1
+                    self._skipped.add(id(module))
+                    if site.seen:
+                        return self._skip_seen(visit, site, module, run, args, kwargs)
+                    if not site.exits:
+                        return site.hand_on(args, kwargs)
                     visit.left = True
-                    return site.give(visit.result, held)
-                streams = site.read(args, kwargs)
-                return site.give(visit.inside(site, streams) if site.shown else streams, held)
+                    return site.give(visit.result)
+        elif state.entry is None:
+            state.entry, state.entry_layout = self._keep(site.read(args, kwargs)), site.layout
         if self._skipped and HOOKS in module.__dict__:
             bring_in(module, self._skipped)
-        out = run(*args, **kwargs)
+        out = run(module, *args, **kwargs)
         if not site.checked:
             site.check_form(out)
             state.passed = passed(site, state.passes, args, kwargs, out)
         state.row.blocks_run += 1
         if visit is not None:
-            if (site.shown or None in site.order) and visit.decision.store and not self._step.last:
+            if site.seen and visit.decision.store and not self._step.last:
                 visit.note(site, out)
             if site.exits:
                 self._leave(visit, site, out)
         return out
 
+    def _begin_stack(self, plan: StackPlan) -> StackState:
+        step = self._step
+        row = Row(self._name, plan.name, step.branch, step.run_index, step.run_total)
+        state = self._states[plan.number] = StackState(plan, row)
+        return state
+
     @staticmethod
-    def _held(
-        slot: Slot, site: Site, run: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Any, ...]:
-        """What a skipped block gave last that is no stream."""
-        held = slot.held.get(site.index)
-        if held is None:
-            # It was not called when the span ran, so ``finish`` will have the forward made again.
-            return site.held(run(*args, **kwargs))
-        return copied(held)
+    def _check(state: StackState, site: Site, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Compare a block's arguments with its card, as long as it has not run."""
+        streams = site.read(args, kwargs)
+        site.check_streams(streams)
+        if state.passed is not None:
+            check_passed(state.passed, site, state.passes, streams)
+
+    @staticmethod
+    def _skip_seen(
+        visit: Visit, site: Site, module: nn.Module, run: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """What a skipped block hands out whose own output is seen outside its span, in part or whole."""
+        held: tuple[Any, ...] = ()
+        if None in site.order:
+            kept = visit.slot.held.get(site.index)
+            # Without one it was not called when the span ran, so ``finish`` will have the forward made again.
+            held = site.held(run(module, *args, **kwargs)) if kept is None else copied(kept)
+        if site.exits:
+            visit.left = True
+            return site.give(visit.result or (), held)
+        streams = site.read(args, kwargs)
+        return site.give(visit.inside(site, streams) if site.shown else streams, held)
 
     def finish(self) -> bool:
         """Close the books of this forward; False if a skipped span was not called the way it was when it ran.
 
         Then what came out is wrong and the forward has to be made again with every span running.
         """
+        rows = self._session.summary.rows
         for state in self._states.values():
-            self._pass_again(state)
+            self._closed += [visit for visit in state.visits if visit is not None]
         for visit in self._closed:
             if visit.result is not None:
                 if not visit.left or visit.called != visit.slot.called:
@@ -152,8 +168,20 @@ class Call:
                     f"{self._name}, branch {self._step.branch}: the model did not call the last block of a span, which "
                     f"therefore cannot be skipped.",
                 )
-        self._session.summary.rows.extend(state.row for state in self._states.values())
+        rows.extend([state.row for state in self._states.values()])
         return True
+
+    def retired(self, spans: int) -> dict[int, str] | None:
+        """Why nothing will be skipped any more on this branch, by the number of the stack; None while something may.
+
+        Known once the gates of all ``spans`` of the transformer were asked and say that they will never skip again.
+        """
+        closed = self._closed
+        if self._votes or any(visit.decision.store for visit in closed):
+            return None
+        if len({(visit.entered.plan.number, visit.entered.span) for visit in closed}) < spans:
+            return None
+        return {number: state.row.reason for number, state in self._states.items()}
 
     def _pass_again(self, state: StackState) -> None:
         if any(visit is not None for visit in state.visits):
@@ -164,46 +192,35 @@ class Call:
             state.passes += 1
 
     def _keep(self, streams: Streams) -> Streams:
-        if self._card_writes:
-            return tuple(None if stream is None else stream.clone() for stream in streams)
+        if self._frame.writes_in_place:
+            return tuple([None if stream is None else stream.clone() for stream in streams])
         return streams
 
     def _enter(
         self,
         state: StackState,
         site: Site,
+        number: int,
         module: nn.Module,
-        streams: Streams,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Visit:
-        step, session, plan = self._step, self._session, site.plan
-        number = site.span or 0
-        key = SlotKey(self._name, plan.first_span + number, step.branch, state.passes)
-        slot = session.slots.get(key)
-        if slot is None:
-            peers = session.peers(key)
-            place = Place(
-                self._name,
-                plan.name,
-                plan.spans[number],
-                plan.depth,
-                step.branch,
-                peers,
-                session.shared.setdefault((self._name, step.branch), {}),
-                session.summary.count,
-                self._model,
-                self._timesteps,
-            )
-            strategy = plan.strategy.for_steps(step.total)
-            session.summary.settings.setdefault((self._name, plan.name), dict(strategy.settings()))
-            slot = session.slots[key] = Slot(strategy.gate(place), strategy.predictor)
+        """Span ``number`` of a stack is entered: decide, and where it is skipped make what it hands out."""
+        step, plan = self._step, site.plan
+        streams = site.read(args, kwargs)
+        kept = self._keep(streams)
+        if state.entry is None:
+            state.entry, state.entry_layout = kept, site.layout
+        slot = self._slot(
+            SlotKey(self._name, plan.first_span + number, step.branch, state.passes), plan, number
+        )
         slot.last_step = step.run_index
         if slot.follows is None:
             slot.follows = state.hands_on(number, streams)
-        kept = self._keep(streams)
-        ahead = None if self._card_writes else partial(self._ahead, state, plan, number)
-        entry = state.entry or kept
+        ahead = None
+        if len(plan.spans) > 1 and not self._frame.writes_in_place:
+            ahead = partial(self._ahead, state, plan, number)
+        entry = state.entry
         if plan.alternate is not None and state.entry_layout != site.layout:
             entry = fitted(plan.alternate, entry, kept)
         probe = Probe(entry, kept, module, args, kwargs, ahead, self._argument)
@@ -216,26 +233,47 @@ class Call:
                 if handed_out is not None and handed_out.span + 1 == number:
                     slot.follows = False
         decision = self._decide(slot, probe, streams)
+        if self._votes:
+            decision = _voted(decision, streams)
         probe.decided()
-        row = state.row
-        if decision.difference is not None:
-            row.differences.append(decision.difference)
-        if decision.reason != row.reason and decision.reason not in ("", *row.reason.split(", ")):
-            row.reason = f"{row.reason}, {decision.reason}" if row.reason else decision.reason
+        state.note(decision)
+        visit = state.visits[number] = Visit(site, slot, probe, decision)
         if decision.run:
-            return Visit(site, slot, probe, decision, None)
+            if decision.store:
+                visit.watch()
+            return visit
         if number + 1 in state.foretold:
-            # Tensors of inference mode have no version by which a write of the model between its blocks could be seen.
-            with torch.inference_mode(False), torch.no_grad():
-                result = self._predict(plan, slot, streams)
+            result = _with_versions(slot, plan, step, streams)
             main = result[0]
             state.handed_out = (
                 None if main is None or main.is_inference() else HandedOut(number, main, main._version)
             )
         else:
-            result = self._predict(plan, slot, streams)
+            result = predicted(slot, plan, step, streams)
+        visit.result = result
         slot.gate.observe(step, probe, decision)
-        return Visit(site, slot, probe, decision, result)
+        return visit
+
+    def _slot(self, key: SlotKey, plan: StackPlan, number: int) -> Slot:
+        session = self._session
+        slot = session.slots.get(key)
+        if slot is None:
+            place = Place(
+                self._name,
+                plan.name,
+                plan.spans[number],
+                plan.depth,
+                key.branch,
+                session.peers(key),
+                session.shared.setdefault((self._name, key.branch), {}),
+                session.summary.count,
+                self._frame.model,
+                self._frame.timesteps,
+            )
+            strategy = plan.strategy.for_steps(self._step.total)
+            session.summary.settings.setdefault((self._name, plan.name), dict(strategy.settings()))
+            slot = session.slots[key] = Slot(strategy.gate(place), strategy.predictor)
+        return slot
 
     def _ahead(self, state: StackState, plan: StackPlan, number: int, probe: Probe) -> Iterator[Ahead]:
         """What ``Probe.ahead`` gives for span ``number``."""
@@ -249,7 +287,7 @@ class Call:
             following = slots.get(SlotKey(self._name, plan.first_span + number, step.branch, state.passes))
             if following is None or following.follows is False:
                 return
-            result = self._predict(plan, slot, probe.streams)
+            result = predicted(slot, plan, step, probe.streams)
             probe = Probe(probe.entry, result, probe.block, probe.args, probe.kwargs)
             slot = following
             yield Ahead(slot.gate, probe, partial(state.foretold.__setitem__, number))
@@ -277,89 +315,31 @@ class Call:
             return Decision(True, "shape changed", decision.difference)
         return decision
 
-    def _predict(self, plan: StackPlan, slot: Slot, streams: Streams) -> Streams:
-        result: list[Tensor | None] = []
-        if slot.exit_shape is not None and plan.alternate is not None:
-            main = streams[0]
-            streams = (None if main is None else plan.alternate(main, slot.exit_shape), *streams[1:])
-        for stream, kind, predictor, dtype in zip(
-            streams, slot.kinds, slot.predictors, slot.dtypes, strict=True
-        ):
-            if stream is None or kind is ABSENT:
-                result.append(None)
-            elif kind is SAME or predictor is None:
-                result.append(stream)
-            elif predictor.of == "output":
-                # A copy: the predictor may keep what it gave, and the model may write into what it gets.
-                result.append(predictor.predict(self._step).clone())
-            else:
-                result.append((stream + predictor.predict(self._step)).to(dtype))
-        return tuple(result)
-
     def _leave(self, visit: Visit, site: Site, out: Any) -> None:
-        slot, probe, step = visit.slot, visit.probe, self._step
+        """A span that ran was left: keep what it added."""
+        slot, probe, decision = visit.slot, visit.probe, visit.decision
         visit.left = True
-        before, after = probe.streams, site.streams_from(out, probe.streams)
-        probe.exit, entered = after, before
-        if not self._card_writes:
-            self._refuse_writes(visit, site, before)
-        alternate = site.plan.alternate
-        turned = alternate is not None and visit.entered.layout != site.layout
-        if alternate is not None and turned:
-            before = fitted(alternate, before, after)
-        if not step.last and visit.decision.store:
-            found = signature(entered)
-            slot.exit_shape = after[0].shape if turned and after[0] is not None else None
-            if found != slot.signature:
-                slot.signature = found
-                slot.predictors = tuple(slot.predictor(stream) for stream in site.plan.streams)
-            slot.called = visit.called
-            slot.dtypes = tuple(None if stream is None else stream.dtype for stream in after)
-            slot.kinds = tuple(
-                self._observe(slot, site, number, before[number], after[number])
-                for number in range(len(before))
-            )
-        slot.gate.observe(step, probe, visit.decision)
-
-    def _observe(
-        self, slot: Slot, site: Site, number: int, before: Tensor | None, after: Tensor | None
-    ) -> str:
-        if after is None:
-            return ABSENT
-        if before is None:
-            raise CardError(
-                f"{site.label}: the stream {site.plan.streams[number].name!r} is None where it enters the span, and a "
-                "tensor where it leaves it, so that nothing can be added to it. The card names the wrong streams."
-            )
-        if after is before:
-            return SAME
-        if after.shape != before.shape:
-            raise CardError(
-                f"{site.label}: the stream {site.plan.streams[number].name!r} enters the span as "
-                f"{tuple(before.shape)} and "
-                f"leaves it as {tuple(after.shape)}, so that nothing can be added to it. The card names the "
-                "wrong streams, "
-                f"gives them in the wrong order, or joins lists that are not one stack."
-            )
-        predictor = slot.predictors[number]
-        if predictor is not None:
-            # A copy of the output: the model may write into the tensor that its block returned.
-            predictor.observe(self._step, after.clone() if predictor.of == "output" else after - before)
-        return SUM
-
-    def _refuse_writes(self, visit: Visit, site: Site, before: Streams) -> None:
-        if visit.copies:
-            pairs = zip(before, visit.copies, strict=True)
-            wrote = any(now is not None and then is not None and not _same(now, then) for now, then in pairs)
-            visit.entered.writes_known = True
-        else:
-            wrote = visit.versions != versions(before) if visit.versions else False
-        if wrote:
-            raise CardError(
-                f"{site.label}: the blocks write into the tensors they are given, so that what they add cannot be "
-                "seen. Set `writes_in_place=True` in the card of this model."
-            )
+        probe.exit = after = site.streams_from(out, probe.streams)
+        if decision.store:
+            if not self._frame.writes_in_place:
+                refuse_writes(visit, site)
+            if not self._step.last:
+                store(visit, site, self._step, after)
+        slot.gate.observe(self._step, probe, decision)
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
-    return bool(((one == other) | (one != one)).all())  # NaN is not written, it was there
+def _with_versions(slot: Slot, plan: StackPlan, step: Step, streams: Streams) -> Streams:
+    """What a skipped span hands out, in tensors that tell whether the model has written into them since."""
+    if not torch.is_inference_mode_enabled():
+        return predicted(slot, plan, step, streams)
+    with torch.inference_mode(False), torch.no_grad():
+        return predicted(slot, plan, step, streams)
+
+
+def _voted(decision: Decision, streams: Streams) -> Decision:
+    """What the ranks decide together: where one has to run, all run."""
+    main = streams[0]
+    votes = torch.tensor(float(decision.run), device=None if main is None else main.device)
+    if not summed_over_ranks(votes).item() or decision.run:
+        return decision
+    return Decision(True, "another rank runs", decision.difference)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dit_cache_backends.engine import ranks
 from dit_cache_backends.engine.clock import Step
 from dit_cache_backends.engine.spans import Span, Streams
 
@@ -22,7 +23,8 @@ class Decision:
     difference: float | None = None
     """The number the decision was taken by, where there is one."""
     store: bool = True
-    """Whether what the span adds is shown to its predictors; False where this gate will never skip."""
+    """Whether what the span adds is shown to its predictors. False says that this gate will never skip again: once all
+    gates of a transformer have said so, they are neither asked nor told for the rest of the generation."""
 
     def __bool__(self) -> bool:
         return self.run
@@ -34,6 +36,7 @@ class Probe:
     __slots__ = (
         "_change",
         "_look_ahead",
+        "_notes",
         "args",
         "argument",
         "block",
@@ -41,7 +44,6 @@ class Probe:
         "exit",
         "kwargs",
         "measured",
-        "notes",
         "streams",
     )
 
@@ -65,14 +67,20 @@ class Probe:
         self.kwargs = kwargs
         self.argument = argument
         """An argument of the transformer's own call, by name; None where it was given none of that name."""
-        self.notes: dict[str, Any] = {}
-        """What a gate worked out when it was asked and needs again when it is told; gone with the call."""
+        self._notes: dict[str, Any] | None = None
         self.exit: Streams | None = None
         """The streams behind the span; known to ``observe`` when the span has run."""
         self.measured: float | None = None
         """The number that was told ahead for this entry."""
         self._look_ahead = look_ahead
         self._change: Tensor | None = None
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What a gate worked out when it was asked and needs again when it is told; gone with the call."""
+        if self._notes is None:
+            self._notes = {}
+        return self._notes
 
     def ahead(self) -> "Iterator[Ahead]":
         """The spans that follow without a block between, as they are entered if all before them are skipped.
@@ -146,10 +154,13 @@ class Gate(ABC):
 def relative_difference(before: Tensor, now: Tensor, per_sample: bool = False) -> Tensor:
     """``sum|before - now| / sum|before|``, a scalar, or one number for each sample ``[batch]``.
 
-    The measure of TeaCache (arXiv 2411.19108, section 3) and DBCache. Sums are taken in float32 whatever the dtype.
+    The measure of TeaCache (arXiv 2411.19108, section 3) and DBCache. Sums are taken in float32 whatever the dtype, and
+    over the shards of all ranks where the host named their groups (``agree_over``).
     """
     dims = tuple(range(1, before.dim())) if per_sample else None
     numerator = torch.linalg.vector_norm(before - now, 1, dim=dims, dtype=torch.float32)
     denominator = torch.linalg.vector_norm(before, 1, dim=dims, dtype=torch.float32)
+    if ranks.is_shared():
+        numerator, denominator = ranks.summed_over_ranks(torch.stack((numerator, denominator)))
     ratio: Tensor = numerator / denominator
     return ratio

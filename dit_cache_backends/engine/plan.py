@@ -64,6 +64,12 @@ class Site:
     """In which of several layouts the block has the main stream."""
     shown: bool = False
     """What the block gives is seen outside its span, although it does not end it."""
+    seen: bool = False
+    """It is shown, or gives something that is no stream."""
+    bit: int = 0
+    """Its number among the blocks of the stack, as one bit."""
+    hands: tuple[tuple[int, str], ...] = ()
+    """Position and name, among the parameters, of each item it returns, where all of them are streams."""
     checked: bool = field(default=False)
     writes_known: bool = field(default=False)
     """It was seen that the blocks of the span that begins here do not write into their arguments."""
@@ -75,7 +81,13 @@ class Site:
             [args[position] if position < given else kwargs.get(name) for position, name in self.slots]
         )
 
-    def give(self, streams: Streams, held: tuple[Any, ...]) -> Any:
+    def hand_on(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The streams among the arguments of a call, in the form in which the block returns them."""
+        given = len(args)
+        items = [args[position] if position < given else kwargs.get(name) for position, name in self.hands]
+        return items[0] if self.bare else tuple(items)
+
+    def give(self, streams: Streams, held: tuple[Any, ...] = ()) -> Any:
         """The streams in the form in which the block returns them, with ``held`` where an item is no stream."""
         if self.bare:
             return streams[self.order[0] or 0]
@@ -173,6 +185,8 @@ def make_plans(
                     site.span, site.enters, site.exits = number, index == span.start, index == span.stop - 1
                     mirrored = span.start <= depth - 1 - index < span.stop
                     site.shown = stack.long_skips and index < depth // 2 and not site.exits and not mirrored
+            site.bit, site.seen = 1 << index, site.shown or None in order
+            site.hands = tuple(signatures[kind][number] for number in order if number is not None)
             sites.append((block, site))
     if not plans:
         raise CardError(

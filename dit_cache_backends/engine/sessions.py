@@ -3,7 +3,7 @@
 import itertools
 import threading
 import weakref
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -74,6 +74,11 @@ class Slot:
         self.called = 0
         self.last_step = 0
 
+    def forget(self) -> None:
+        """Let go of every tensor; nothing can be skipped until the span has run again."""
+        self.predictors, self.kinds, self.signature = (), (), None
+        self.held, self.inner = {}, {}
+
 
 class Mark:
     """Where one transformer stands in a generation."""
@@ -86,7 +91,8 @@ class Mark:
         self.last_timestep: Timestep | None = None
         self.restarts = 0
         self.run_index = -1
-        self.calls: Counter[str | None] = Counter()
+        self.calls: dict[str | None, int] = {}
+        """How often each branch was called at the present step."""
         self.tally = Tally()
 
 
@@ -99,6 +105,8 @@ class Session:
         self.slots: dict[SlotKey, Slot] = {}
         self.shared: dict[tuple[str, str], dict[str, Any]] = {}
         """What the gates of one transformer on one branch know together."""
+        self.retired: dict[tuple[str, str], dict[int, str]] = {}
+        """Of a transformer on a branch where nothing will be skipped any more: why, by the number of the stack."""
         self.marks: dict[str, Mark] = {}
         self.summary = Summary()
         self.started = False
@@ -146,7 +154,7 @@ class Session:
                 self.drop(transformer)
                 mark.first = reading.index
                 mark.restarts += 1
-        made = mark.calls[branch]
+        made = mark.calls.get(branch, 0)
         mark.calls[branch] = made + 1
         if branch is None:
             branch = str(made)
@@ -167,10 +175,19 @@ class Session:
         """Forget the slots of one transformer, or of all; their tensors go with them."""
         for key in [key for key in self.slots if transformer in (None, key.transformer)]:
             del self.slots[key]
+        for name, branch in [pair for pair in self.retired if transformer in (None, pair[0])]:
+            del self.retired[name, branch]
         self._forget_shared()
         if transformer is None:
             self.over = True
             self._forget_timesteps(self.marks)
+
+    def retire(self, transformer: str, branch: str, reasons: dict[int, str]) -> None:
+        """Nothing will be skipped there any more: let go of what was kept for it. Gates stay, as peers of others."""
+        self.retired[transformer, branch] = reasons
+        for key, slot in self.slots.items():
+            if key.transformer == transformer and key.branch == branch:
+                slot.forget()
 
     def release(self, transformer: str, step: Step) -> None:
         """After a call of the last step: forget this branch, and every slot that was not used in the step before.

@@ -12,35 +12,35 @@ from dit_cache_backends.engine.spans import Streams
 from dit_cache_backends.models.card import Fit
 from dit_cache_backends.summary import Row
 
-ABSENT, SAME, SUM = "absent", "same", "sum"
-"""What a span does to a stream: returns None for it, hands on the very tensor, or adds to it."""
-
 
 class Visit:
     """A span that was entered in this forward."""
 
     __slots__ = ("called", "copies", "decision", "entered", "left", "probe", "result", "slot", "versions")
 
-    def __init__(
-        self, entered: Site, slot: Slot, probe: Probe, decision: Decision, result: Streams | None
-    ) -> None:
+    def __init__(self, entered: Site, slot: Slot, probe: Probe, decision: Decision) -> None:
         self.entered = entered
         self.slot = slot
         self.probe = probe
         self.decision = decision
-        self.result = result
+        self.result: Streams | None = None
         """What the span hands out where it is skipped, made at its entry; None where it runs."""
         self.called = 0
         """The blocks that the model called, a bit each."""
         self.left = False
         self.versions: tuple[int, ...] = ()
         self.copies: Streams = ()
-        if result is None and not entered.writes_known:
-            # Tensors made in inference mode keep no version counter: then compare what was in them, once.
-            if any(stream is not None and stream.is_inference() for stream in probe.streams):
-                self.copies = tuple(None if stream is None else stream.clone() for stream in probe.streams)
-            else:
-                self.versions = versions(probe.streams)
+
+    def watch(self) -> None:
+        """From now on it can be told whether the blocks write into the streams that came in."""
+        if self.entered.writes_known:
+            return
+        streams = self.probe.streams
+        # Tensors made in inference mode keep no version counter: then compare what was in them, once.
+        if any(stream is not None and stream.is_inference() for stream in streams):
+            self.copies = tuple([None if stream is None else stream.clone() for stream in streams])
+        else:
+            self.versions = versions(streams)
 
     def note(self, site: Site, out: Any) -> None:
         """Keep what a block of the running span gave that is needed of it alone when the span is skipped."""
@@ -86,6 +86,14 @@ class StackState:
         """Numbers that gates measured ahead, by the span that they hold for if all spans before it are skipped."""
         self.handed_out: HandedOut | None = None
 
+    def note(self, decision: Decision) -> None:
+        """Put a decision into the summary's row."""
+        row, reason = self.row, decision.reason
+        if decision.difference is not None:
+            row.differences.append(decision.difference)
+        if reason != row.reason and reason not in ("", *row.reason.split(", ")):
+            row.reason = f"{row.reason}, {reason}" if row.reason else reason
+
     def hands_on(self, number: int, streams: Streams) -> bool | None:
         """Whether the main stream at span ``number`` is what the span before it gave; None where none ran before."""
         last = self.visits[number - 1] if number else None
@@ -107,4 +115,4 @@ def copied(items: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def versions(streams: Streams) -> tuple[int, ...]:
     """How often each stream was written into; -1 where that is not counted."""
-    return tuple(-1 if stream is None or stream.is_inference() else stream._version for stream in streams)
+    return tuple([-1 if stream is None or stream.is_inference() else stream._version for stream in streams])

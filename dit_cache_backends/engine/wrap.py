@@ -20,20 +20,48 @@ import torch
 from torch import nn
 
 from dit_cache_backends.engine import attachment as _attachment
-from dit_cache_backends.engine import call, clock, gates, offload, passing, plan, predictors, sessions, visit
+from dit_cache_backends.engine import (
+    call,
+    clock,
+    gates,
+    offload,
+    passing,
+    plan,
+    predictors,
+    ranks,
+    residuals,
+    retired,
+    sessions,
+    visit,
+)
 from dit_cache_backends.engine.attachment import Attachment
 from dit_cache_backends.engine.plan import Site
 from dit_cache_backends.engine.untraced import untraced, untraced_module
 from dit_cache_backends.errors import AlreadyEnabledError
 from dit_cache_backends.models import uncompiled
 
-_sites: "weakref.WeakKeyDictionary[nn.Module, tuple[Attachment, Site]]" = weakref.WeakKeyDictionary()
+_sites: "dict[int, tuple[Attachment, Site, weakref.ref[nn.Module]]]" = {}
+"""By the id of the block: a weak map costs four times as much to look into, at every call of every block."""
 _attached: "weakref.WeakKeyDictionary[nn.Module, Attachment]" = weakref.WeakKeyDictionary()
 _block_classes: "weakref.WeakKeyDictionary[type, type]" = weakref.WeakKeyDictionary()
 _transformer_classes: "weakref.WeakKeyDictionary[type, type]" = weakref.WeakKeyDictionary()
 _lock = threading.RLock()
 
-for _module in (_attachment, call, clock, gates, offload, passing, plan, predictors, sessions, visit):
+for _module in (
+    _attachment,
+    call,
+    clock,
+    gates,
+    offload,
+    passing,
+    plan,
+    predictors,
+    ranks,
+    residuals,
+    retired,
+    sessions,
+    visit,
+):
     untraced_module(_module)
 
 
@@ -46,14 +74,14 @@ def attach(attachment: Attachment, transformer: nn.Module) -> None:
     outer, inner = transformer, uncompiled(transformer)
     with _lock:
         taken = [module for module in (outer, inner) if module in _attached]
-        taken += [block for block, _ in attachment.sites() if block in _sites]
+        taken += [block for block, _ in attachment.sites() if id(block) in _sites]
         if taken:
             raise AlreadyEnabledError(
                 f"A cache backend is enabled already on this {type(outer).__name__}, or on a model that has its "
                 f"{type(taken[0]).__name__}. Call disable(...) of that backend first."
             )
         for block, site in attachment.sites():
-            _sites[block] = (attachment, site)
+            _place(block, attachment, site)
             _wrap(block, _block_classes, _block_members)
         _attached[outer] = attachment
         _wrap(outer, _transformer_classes, _transformer_members)
@@ -67,15 +95,23 @@ def detach(transformer: nn.Module, attachment: Attachment) -> None:
             return
         del _attached[transformer]
         _restore(transformer, _transformer_classes)
-        for block, (owner, _) in list(_sites.items()):
+        for key, (owner, _, reference) in list(_sites.items()):
             if owner is attachment:
-                del _sites[block]
-                _restore(block, _block_classes)
+                del _sites[key]
+                block = reference()
+                if block is not None:
+                    _restore(block, _block_classes)
 
 
 def is_attached(transformer: nn.Module) -> bool:
     """Whether a backend is enabled on ``transformer``."""
     return transformer in _attached or uncompiled(transformer) in _attached
+
+
+def _place(block: nn.Module, attachment: Attachment, site: Site) -> None:
+    key = id(block)
+    # Gone with the block, before another object can have its id.
+    _sites[key] = (attachment, site, weakref.ref(block, lambda _: _sites.pop(key, None)))
 
 
 def _swap(module: nn.Module, cls: type) -> None:
@@ -129,15 +165,15 @@ def _block_members(base: Any) -> type:
     class Wrapped(base):  # type: ignore[misc]
         @untraced
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
-            found = _sites.get(self)
+            found = _sites.get(id(self))
             if found is None:
                 return base.__call__(self, *args, **kwargs)
-            attachment, site = found
+            attachment, site, _ = found
             call = attachment.local.call
             if call is None:
                 attachment.called_outside(site)
                 return base.__call__(self, *args, **kwargs)
-            return call.block(site, self, partial(base.__call__, self), args, kwargs)
+            return call.block(site, self, base.__call__, args, kwargs)
 
         def __reduce_ex__(self, protocol: Any) -> Any:
             return _plain_reduce(super().__reduce_ex__(protocol), Wrapped, base)

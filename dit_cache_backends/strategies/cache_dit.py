@@ -30,7 +30,7 @@ class CacheDiT(ScheduledBackend):
 
     name = "cache_dit"
     Config = CacheDiTConfig
-    capabilities = Capabilities()
+    capabilities = Capabilities(rank_agreement=True)
     config: CacheDiTConfig
 
     def layout(self, depth: int) -> Sequence[Span]:

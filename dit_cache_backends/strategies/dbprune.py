@@ -33,7 +33,7 @@ class DBPrune(ScheduledBackend):
 
     name = "dbprune"
     Config = DBPruneConfig
-    capabilities = Capabilities()
+    capabilities = Capabilities(rank_agreement=True)
     config: DBPruneConfig
 
     def layout(self, depth: int) -> Sequence[Span]:

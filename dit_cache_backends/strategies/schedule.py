@@ -21,6 +21,9 @@ from dit_cache_backends.strategies.scm import has_preset, policy_mask
 SHAPE_CHANGED, UNCOMPARED = -2.0, -1.0
 """What stands for a difference where none was taken, as in cache-dit."""
 
+WARM_UP, COMPUTE, CACHE = Decision(True, "warm-up"), Decision(True, "mask"), Decision(False, "mask")
+NEVER = Decision(True, "threshold 0", store=False)
+
 
 class ScheduledBackend(SpanBackend):
     """A strategy whose ``Config`` has the options of a schedule."""
@@ -50,6 +53,7 @@ class Schedule:
         self._options = options
         self._place = place
         self._explicit = options.explicit_mask
+        self.masked = self._explicit is not None or options.policy is not None
         self._presets: dict[int, tuple[int, ...]] = {}
         self._told = False
         self._skipped = 0
@@ -67,19 +71,19 @@ class Schedule:
         return answer
 
     def _decide(self, step: Step) -> Decision | None:
-        options, mask = self._options, self._mask(step)
+        options, mask = self._options, self._mask(step) if self.masked else None
         warmup = options.max_warmup_steps
         if mask is not None:
             warmup = min(warmup, _leading_ones(mask))
         if step.index in range(0, warmup, options.warmup_interval):
-            return Decision(True, "warm-up")
+            return WARM_UP
         if mask is not None:
             if step.index >= len(mask):
                 return Decision(True, "beyond the mask")
             if mask[step.index]:
-                return Decision(True, "mask")
+                return COMPUTE
             if options.static:
-                return Decision(False, "mask")
+                return CACHE
         if 0 <= options.max_cached_steps <= self._skipped:
             return Decision(True, "max_cached_steps", store=False)
         if 0 <= options.max_continuous_cached_steps <= self._row_before(step):
@@ -89,9 +93,9 @@ class Schedule:
     def compares(self, step: Step) -> bool:
         """Whether differences are taken in this run."""
         options = self._options
-        return 0 < options.residual_diff_threshold < 1 and not (
-            options.static and self._mask(step) is not None
-        )
+        if not 0 < options.residual_diff_threshold < 1:
+            return False
+        return not (self.masked and options.static and self._mask(step) is not None)
 
     def skipped(self, step: Step) -> None:
         """Told, once in a step or more often, that something is skipped in it."""
@@ -147,6 +151,7 @@ class ScheduledGate(Gate):
     def __init__(self, options: ScheduleOptions, place: Place, schedule: Schedule) -> None:
         self.schedule = schedule
         self._threshold = options.residual_diff_threshold
+        self._never = self._threshold <= 0 and not (schedule.masked and options.static)
         self._every = options.batch_decision == "all"
         share = not options.cfg_diff_compute_separate and not options.cfg_compute_first
         leader = next(iter(place.peers.values()), None) if share else None
@@ -175,11 +180,13 @@ class ScheduledGate(Gate):
 
     def settled(self, step: Step) -> Decision | None:
         """What is decided without a look at any tensor; None where the difference decides."""
+        if self._never:
+            return NEVER
         decision = self.schedule.decision(step)
         if decision is not None:
             return decision
         if self._threshold <= 0:
-            return Decision(True, "threshold 0", store=False)
+            return NEVER
         if not self._stored:
             return Decision(True, "nothing stored")
         return Decision(False, "threshold 1", UNCOMPARED) if self._threshold >= 1 else None
@@ -193,7 +200,8 @@ class ScheduledGate(Gate):
             shared = leader._recorded[1]
             if shared >= 0:
                 return shared
-        return relative_difference(reference, self.seen(probe), per_sample=self._every).max()
+        difference = relative_difference(reference, self.seen(probe), per_sample=self._every)
+        return difference.max() if self._every else difference
 
     def judge(self, step: Step, difference: float) -> Decision:
         """What a difference decides, after all that was observed so far. Changes nothing."""
@@ -203,6 +211,8 @@ class ScheduledGate(Gate):
 
     def observe(self, step: Step, probe: Probe, decision: Decision) -> None:
         self.schedule.tell(step)
+        if self._never:
+            return
         if decision.difference is not None:
             self._recorded = (step.index, decision.difference)
         if not decision.run:

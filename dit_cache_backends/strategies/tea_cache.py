@@ -44,7 +44,7 @@ class TeaCache(SpanBackend):
 
     name = "tea_cache"
     Config = TeaCacheConfig
-    capabilities = Capabilities()
+    capabilities = Capabilities(rank_agreement=True)
     config: TeaCacheConfig
 
     def layout(self, depth: int) -> Sequence[Span]:
@@ -180,10 +180,10 @@ class _Gate(Gate):
         self._told = False
 
     def should_run(self, step: Step, probe: Probe) -> Decision:
+        if self._plan.threshold <= 0:
+            return Decision(True, "threshold 0", store=False)
         if not self._leads:
             return self._as_the_leader(step, probe)
-        if self._plan.threshold <= 0:
-            return Decision(True, "threshold 0")
         forced = self._forced(step)
         if forced:
             if not step.last:
