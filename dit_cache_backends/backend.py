@@ -1,7 +1,7 @@
 """What a host sees of a backend, and what the author of a strategy subclasses."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
@@ -13,12 +13,12 @@ from typing_extensions import Self
 from dit_cache_backends.config import make_config
 from dit_cache_backends.engine.attachment import Attachment, Host, Telling
 from dit_cache_backends.engine.clock import CountedClock, ToldStep
+from dit_cache_backends.engine.enabled import Enabled, refuse_others
 from dit_cache_backends.engine.gates import Gate, Place
 from dit_cache_backends.engine.predictors import Predictor, Reuse
 from dit_cache_backends.engine.ranks import Ranks
 from dit_cache_backends.engine.sessions import Sessions
 from dit_cache_backends.engine.spans import Span, Stream
-from dit_cache_backends.engine.wrap import attach, detach, is_attached
 from dit_cache_backends.errors import AlreadyEnabledError, ConfigError, NotEnabledError
 from dit_cache_backends.models import card_for, uncompiled
 from dit_cache_backends.models.card import Card
@@ -117,7 +117,7 @@ class SpanBackend(CacheBackend):
         self._parts = Parts(self, given_options(type(self).Config, config))
         self._host = Host()
         self._ranks = Ranks(votes=not self.capabilities.rank_agreement)
-        self._enabled: list[_Enabled] = []
+        self._enabled: list[Enabled] = []
         self._generations: list[Sessions] = []
 
     @abstractmethod
@@ -190,36 +190,52 @@ class SpanBackend(CacheBackend):
             ConfigError: if the configuration does not fit its depth.
             AlreadyEnabledError: if a cache is enabled on it.
         """
-        transformers = {
-            id(module): (name, module) for name, module in reversed(transformers_of(pipeline).items())
-        }
-        bare = id(pipeline) in transformers
-        clock = None if bare else SchedulerClock(pipeline)
-        counted = CountedClock(self.calls_per_step())
+        for name, module in transformers_of(pipeline).items():
+            refuse_others(name, module)
         sessions = Sessions()
-        made: list[tuple[Attachment, nn.Module]] = []
-        for name, module in reversed(transformers.values()):
-            _refuse_others(name, module)
-            known = card or card_for(module)
-            attachment = Attachment(
-                module, name, known, self, sessions, self._host, clock, counted, self._ranks
-            )
-            made.append((attachment, module))
-        self._parts.check_names((each.name, plan.name) for each, _ in made for plan in each.plans)
-        for attachment, module in made:
-            for plan in attachment.plans:
-                plan.strategy.prepare(uncompiled(module), card or card_for(module), pipeline)
-        enabled = _Enabled(weakly(pipeline), sessions, [])
+        made = self._attachments(pipeline, card, sessions)
+        enabled = Enabled(weakly(pipeline), sessions)
         try:
             for attachment, module in made:
-                attach(attachment, module)
-                enabled.attachments.append(attachment)
+                enabled.put_on(attachment, module)
         except AlreadyEnabledError:
             enabled.take_off()
             raise
         self._enabled.append(enabled)
         # After disable the last summary can still be read, so what is enabled no more is kept until the next enable.
         self._generations = [each.sessions for each in self._enabled]
+
+    def check(self, pipeline: object, card: Card | None = None) -> None:
+        """Raise what ``enable`` would raise about the model and the options, without touching the model.
+
+        Raises:
+            UnknownTransformerError: if the class of a transformer has no card.
+            CardError: if its card does not fit it.
+            ConfigError: if the configuration does not fit the model.
+        """
+        self._attachments(pipeline, card, Sessions())
+
+    def suspend(self, pipeline: object) -> None:
+        """Leave the models of ``pipeline`` as they were for a while; what its requests remember is kept for ``resume``.
+
+        Only one backend can be on a transformer. A host whose requests ask for different ones changes them between two
+        forwards: with ``suspend``, since ``disable`` forgets.
+
+        Raises:
+            NotEnabledError: if it is not enabled there.
+        """
+        for enabled in self._of(pipeline):
+            enabled.suspend()
+
+    def resume(self, pipeline: object) -> None:
+        """Attach again where ``suspend`` took the backend off; the requests go on where they were.
+
+        Raises:
+            AlreadyEnabledError: if another backend is enabled there.
+            NotEnabledError: if it was not enabled there, or was disabled since.
+        """
+        for enabled in self._of(pipeline):
+            enabled.resume()
 
     def refresh(self, pipeline: object, num_inference_steps: int, verbose: bool = True) -> None:
         """A new generation begins. Needed only where no scheduler shows it, as with a bare transformer."""
@@ -276,7 +292,29 @@ class SpanBackend(CacheBackend):
         """
         return Telling(self._host, "step", ToldStep(index, total, branch))
 
-    def _of(self, pipeline: object, must: bool = True) -> list["_Enabled"]:
+    def _attachments(
+        self, pipeline: object, card: Card | None, sessions: Sessions
+    ) -> list[tuple[Attachment, nn.Module]]:
+        """What joins each transformer to this backend; attached to nothing yet."""
+        transformers = {
+            id(module): (name, module) for name, module in reversed(transformers_of(pipeline).items())
+        }
+        clock = None if id(pipeline) in transformers else SchedulerClock(pipeline)
+        counted = CountedClock(self.calls_per_step())
+        made: list[tuple[Attachment, nn.Module]] = []
+        for name, module in reversed(transformers.values()):
+            known = card or card_for(module)
+            attachment = Attachment(
+                module, name, known, self, sessions, self._host, clock, counted, self._ranks
+            )
+            made.append((attachment, module))
+        self._parts.check_names((each.name, plan.name) for each, _ in made for plan in each.plans)
+        for attachment, module in made:
+            for plan in attachment.plans:
+                plan.strategy.prepare(uncompiled(module), card or card_for(module), pipeline)
+        return made
+
+    def _of(self, pipeline: object, must: bool = True) -> list[Enabled]:
         # Its transformer may have been exchanged since: what was attached then is meant as well.
         found = [each for each in self._enabled if each.target() is pipeline]
         if not found and (must or any(each.modules() for each in self._enabled)):
@@ -287,38 +325,3 @@ class SpanBackend(CacheBackend):
                 f"{self.name} is not enabled on this {type(pipeline).__name__}. Call enable(pipeline) on it first."
             )
         return found
-
-
-@dataclass
-class _Enabled:
-    """One ``enable``: what it was asked for, the transformers it attached to, and the generations on them."""
-
-    target: Callable[[], object]
-    """What was enabled, referred to weakly."""
-    sessions: Sessions
-    attachments: list[Attachment]
-
-    def modules(self) -> list[nn.Module]:
-        """The transformers that are still alive."""
-        return [module for each in self.attachments if (module := each.transformer()) is not None]
-
-    def take_off(self) -> None:
-        for attachment in self.attachments:
-            module = attachment.transformer()
-            if module is not None:
-                detach(module, attachment)
-        self.sessions.clear()
-
-
-def _refuse_others(name: str, module: nn.Module) -> None:
-    """Two caches on one transformer would both skip, and the result would be neither's."""
-    if is_attached(module):
-        raise AlreadyEnabledError(
-            f"A cache backend is enabled on this {name} ({type(module).__name__}) already. Call its disable(...) first."
-        )
-    if getattr(module, "is_cache_enabled", False) or getattr(module, "_is_cached", False):
-        raise AlreadyEnabledError(
-            f"Another cache (diffusers' own, or the cache-dit library) is enabled on this {name} "
-            f"({type(module).__name__}). "
-            f"Disable it first: with two caches both would skip."
-        )

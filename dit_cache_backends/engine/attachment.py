@@ -91,6 +91,10 @@ class Attachment:
         """Every block with its site, until ``sites_done``."""
         return self._sites
 
+    def place(self, sites: list[tuple[nn.Module, Site]]) -> None:
+        """Have every block again, to be attached anew."""
+        self._sites = sites
+
     def sites_done(self) -> None:
         """Let go of the blocks."""
         self._sites = []

@@ -88,19 +88,25 @@ def attach(attachment: Attachment, transformer: nn.Module) -> None:
         attachment.sites_done()
 
 
-def detach(transformer: nn.Module, attachment: Attachment) -> None:
-    """Give ``transformer`` and its blocks their own classes back. What is not attached is left as it is."""
+def detach(transformer: nn.Module, attachment: Attachment) -> list[tuple[nn.Module, Site]]:
+    """Give ``transformer`` and its blocks their own classes back, and tell the blocks with their sites.
+
+    What is not attached is left as it is.
+    """
+    taken: list[tuple[nn.Module, Site]] = []
     with _lock:
         if _attached.get(transformer) is not attachment:
-            return
+            return taken
         del _attached[transformer]
         _restore(transformer, _transformer_classes)
-        for key, (owner, _, reference) in list(_sites.items()):
+        for key, (owner, site, reference) in list(_sites.items()):
             if owner is attachment:
                 del _sites[key]
                 block = reference()
                 if block is not None:
                     _restore(block, _block_classes)
+                    taken.append((block, site))
+    return taken
 
 
 def is_attached(transformer: nn.Module) -> bool:
