@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from dit_cache_conformance.state import settle
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -53,6 +55,8 @@ class Check:
     """The tiny models that it is tried on, one after the other; empty where it is not about a model."""
     needs: tuple[str, ...]
     """Attributes of ``Capabilities`` without which it is left out."""
+    refused: bool = False
+    """Whether it is tried on the models that the backend refuses, instead of on the others."""
 
     @property
     def promise(self) -> str:
@@ -70,7 +74,7 @@ class Check:
 
 
 def check(
-    group: str, *, on: Sequence[str] = (), needs: Iterable[str] = ()
+    group: str, *, on: Sequence[str] = (), needs: Iterable[str] = (), refused: bool = False
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Add a function to the list of checks, under its own name.
 
@@ -78,10 +82,11 @@ def check(
         group: One of ``GROUPS``.
         on: The models that it is tried on, as ``check(subject, model)``; without any it is ``check(subject)``.
         needs: The capabilities that a backend must declare for it.
+        refused: It is tried on those models alone that a backend declares to refuse; any other check on none of them.
     """
 
     def add(function: Callable[..., None]) -> Callable[..., None]:
-        made = Check(function.__name__, group, function, tuple(on), tuple(needs))
+        made = Check(function.__name__, group, function, tuple(on), tuple(needs), refused)
         if group not in GROUPS or made.name in CHECKS:
             raise ValueError(f"{made.name}: unknown group {group!r}, or a second check of that name")
         if not made.promise or not any(part.startswith("If this fails, ") for part in made._paragraphs()):
@@ -127,6 +132,8 @@ class Result:
     """Why it failed or was left out."""
     failures: dict[str, str] = field(default_factory=dict)
     """What was found, by model."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """The models that it was not tried on, since the backend refuses them, with the reason."""
 
     @property
     def ok(self) -> bool:
@@ -142,13 +149,19 @@ def run_check(
 ) -> Result:
     """Try one check on each of its models; ``models`` restricts them, unless none of the check's own were left.
 
+    Models that the backend refuses are left out, except where the check is about refusing.
+
     ``expected_failures`` maps a check's name, or ``name[model]``, to the reason. One that passes is a failure.
     """
     began = time.perf_counter()
     lacking = [need for need in each.needs if not getattr(subject.capabilities, need, False)]
     if lacking:
         return Result(each, "skipped", 0.0, f"needs the capability {', '.join(lacking)}")
-    restricted = [model for model in each.models if model in models] or list(each.models)
+    own = [model for model in each.models if (model in subject.refuses) is each.refused]
+    refused = {} if each.refused else {m: subject.refuses[m] for m in each.models if m in subject.refuses}
+    if each.models and not own:
+        return Result(each, "skipped", 0.0, _why_on_none(refused), refused=refused)
+    restricted = [model for model in own if model in models] or own
     failures: dict[str, str] = {}
     left_out = ""
     for model in restricted or [""]:
@@ -165,14 +178,20 @@ def run_check(
         or any(key == f"{each.name}[{model}]" for model in restricted if model not in failures)
     ]
     if set(failures) - excused:
-        return Result(each, "failed", seconds, _told(failures), failures)
+        return Result(each, "failed", seconds, _told(failures), failures, refused)
     if wrongly:
         text = f"{wrongly[0]} was expected to fail ({reasons[wrongly[0]]}) and passes; take it out"
-        return Result(each, "unexpected", seconds, text)
+        return Result(each, "unexpected", seconds, text, refused=refused)
     if failures:
         reason = next(reasons[key] for key in reasons if key.partition("[")[0] == each.name)
-        return Result(each, "expected", seconds, reason, failures)
-    return Result(each, "skipped" if left_out else "passed", seconds, left_out)
+        return Result(each, "expected", seconds, reason, failures, refused)
+    return Result(each, "skipped" if left_out else "passed", seconds, left_out, refused=refused)
+
+
+def _why_on_none(refused: dict[str, str]) -> str:
+    if not refused:
+        return "it declares to refuse none of the models"
+    return "it refuses " + "; ".join(f"{model}: {reason}" for model, reason in refused.items())
 
 
 def _try(each: Check, subject: Subject, model: str, left_out: str) -> tuple[str | None, str]:
@@ -219,6 +238,7 @@ def _as_in_a_run() -> Iterator[None]:
     """One thread, so that the same sum gives the same bits; no gradients; no advice of diffusers."""
     import diffusers.utils.logging
 
+    settle()
     threads, verbosity = torch.get_num_threads(), diffusers.utils.logging.get_verbosity()
     torch.set_num_threads(1)
     diffusers.utils.logging.set_verbosity_error()

@@ -61,6 +61,7 @@ class Report:
                     "promise": result.check.promise,
                     "message": result.message,
                     "failures": result.failures,
+                    "refused": result.refused,
                     "remedy": "" if result.ok else result.check.remedy,
                 }
                 for result in self.results
@@ -85,8 +86,12 @@ class Report:
             if not result.ok:
                 parts += _failure(result)
         notes = [result for result in self.results if result.status in ("skipped", "expected")]
-        if notes:
+        refused = {model: why for result in self.results for model, why in result.refused.items()}
+        if notes or refused:
             parts.append(Text())
+        for model, why in refused.items():
+            left_out = sum(model in result.refused for result in self.results)
+            parts.append(Text(f"{model}: refused, so {left_out} checks were not tried on it: {why}", "dim"))
         for result in notes:
             word = "left out" if result.status == "skipped" else "expected to fail"
             parts.append(Text(f"{result.check.name}: {word}: {result.message}", "dim"))

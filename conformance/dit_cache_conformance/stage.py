@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dit_cache_backends import CacheBackend
 from dit_cache_conformance.counting import TransformerCall, counted
-from dit_cache_conformance.tiny import Tiny, build, build_transformer, transformer_inputs
-
-if TYPE_CHECKING:
-    from dit_cache_conformance.subject import Subject
+from dit_cache_conformance.tiny import TINY, Tiny, build, build_transformer, transformer_inputs
 
 PIPELINES = ("flux", "flux_controlnet", "qwen_image", "sd3", "wan22", "cogvideox", "dit")
 """Two lists as one stack; residuals added between blocks; guidance in two calls; guidance in one call; two experts;
 a scheduler without a step index; class labels."""
 BARE = ("flux", "flux_controlled", "qwen_image", "sd3", "wan", "cogvideox", "dit")
 """Their transformers by themselves."""
+ANY = tuple(dict.fromkeys((*PIPELINES, *BARE, "hunyuan_video", "chroma")))
+"""All that any check is tried on."""
+_FLUX = {"num_layers": 2, "num_single_layers": 4}
+DEPTHS = {"flux": _FLUX, "flux_controlnet": _FLUX, "flux_controlled": _FLUX}
+DEPTHS |= {name: {"num_layers": 6} for name in ("sd3", "dit")}
+"""No stack has more than the six blocks that the least has: more would find nothing else, and take longer."""
 STEPS = 8
 """Of a run: each of two experts makes some of them, and a backend can warm up and still skip."""
 STILL = 2e-5
 """How far a still input may be off, relative to the largest number: what sums in another order may cost in float32."""
-SIZES = {"height": 32, "width": 96}
+SIZES: dict[str, Any] = {"height": 32, "width": 96}
 """Another resolution than the tiny pipelines' own."""
 
 
@@ -38,6 +40,8 @@ class Ran:
     latents: Tensor
     calls: Sequence[TransformerCall]
     """The calls that reached a transformer, with the blocks that ran in each."""
+    outputs: Sequence[Tensor] = ()
+    """What the transformers gave, call by call, where that was looked at."""
 
     @property
     def blocks(self) -> int:
@@ -50,23 +54,23 @@ class Ran:
         return [(call.transformer, tuple(call.blocks)) for call in self.calls]
 
 
+def calls_per_step(name: str) -> int:
+    """How often the transformer of that pipeline is called in a step."""
+    return len(TINY[name].branches)
+
+
 class Stage:
     """One built pipeline."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._tiny: Tiny = build(name)
+        self._tiny: Tiny = build(name, **DEPTHS.get(name, {}))
         self.pipe: Any = self._tiny.pipe
 
     @property
     def transformers(self) -> dict[str, nn.Module]:
         """Its transformers by name."""
         return self._tiny.transformers
-
-    @property
-    def calls_per_step(self) -> int:
-        """How often its transformer is called in a step."""
-        return len(self._tiny.spec.branches)
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -84,6 +88,20 @@ class Stage:
         return Ran(latents, counter.calls)
 
     @contextmanager
+    def outputs(self) -> Iterator[list[Tensor]]:
+        """What the transformers give within, call by call."""
+        found: list[Tensor] = []
+        hooks = [
+            transformer.register_forward_hook(lambda *of: found.append(of[-1][0].clone()))
+            for transformer in self.transformers.values()
+        ]
+        try:
+            yield found
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    @contextmanager
     def frozen(self) -> Iterator[None]:
         """Every step within sees what the first one saw: the same latents, time and control."""
         hooks = []
@@ -98,7 +116,7 @@ class Stage:
                 first: dict[int, tuple[Any, Any]] = first,
                 count: Iterator[int] = count,
             ) -> Any:
-                return first.setdefault(next(count) % self.calls_per_step, (args, kwargs))
+                return first.setdefault(next(count) % calls_per_step(self.name), (args, kwargs))
 
             hooks.append(transformer.register_forward_pre_hook(freeze, with_kwargs=True))
         try:
@@ -158,41 +176,12 @@ def _is_floating(value: object) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
 
 
-@functools.cache
-def _plain(name: str, frozen: bool, dtype: torch.dtype, arguments: tuple[tuple[str, Any], ...]) -> Ran:
-    stage = Stage(name)
-    stage.pipe.to(dtype=dtype)
-    with stage.frozen() if frozen else nullcontext():
-        return stage.run(**dict(arguments))
-
-
-def plain(name: str, frozen: bool = False, dtype: torch.dtype = torch.float32, **arguments: Any) -> Ran:
-    """A run without any cache; worked out once."""
-    return _plain(name, frozen, dtype, tuple(sorted(arguments.items())))
-
-
-def fresh(subject: Subject, name: str, **arguments: Any) -> Ran:
-    """A run on a new pipeline with a new eager backend; worked out once."""
-    key = (subject.cls, repr(sorted(subject.eager.items())), name, *sorted(arguments.items()))
-    if key not in _FRESH:
-        stage, backend = Stage(name), subject.eagerly()
-        backend.enable(stage.pipe)
-        try:
-            _FRESH[key] = stage.run(**arguments)
-        finally:
-            backend.disable(stage.pipe)
-    return _FRESH[key]
-
-
-_FRESH: dict[Any, Ran] = {}
-
-
 class Bare:
     """One transformer, called step by step by the check itself."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.model = build_transformer(name)
+        self.model = build_transformer(name, **DEPTHS.get(name, {}))
 
     def call(self, arguments: Mapping[str, Any], branch: str = "cond") -> Tensor:
         """Call it, on that branch if its class lets a host say so."""
@@ -221,15 +210,3 @@ def inputs(name: str, seed: int = 0, steps: int = STEPS, batch: int = 1, **more:
         transformer_inputs(name, seed=seed, step=step, total=steps, batch=batch, **more)
         for step in range(steps)
     ]
-
-
-def bare_alone(
-    name: str, make: Callable[[], CacheBackend], run: Sequence[Mapping[str, Any]], branch: str = "cond"
-) -> list[Tensor]:
-    """A generation of one branch on a new transformer with a new backend."""
-    bare, backend = Bare(name), make()
-    backend.enable(bare.model)
-    try:
-        return bare.run({branch: run}, backend)[branch]
-    finally:
-        backend.disable(bare.model)

@@ -1,8 +1,8 @@
-"""The backend under test: its class, and a configuration that skips and one that never does."""
+"""The backend under test: its class, a configuration that skips and one that never does, the models it refuses."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,12 +20,18 @@ class Subject:
     """Options under which blocks are skipped in a run of eight steps, of each expert's four too."""
     never: Mapping[str, Any]
     """Options under which nothing is ever skipped."""
+    refuses: Mapping[str, str] = field(default_factory=dict)
+    """Tiny models that it refuses to be enabled on, each with the reason."""
     made: list[CacheBackend] = field(default_factory=list, compare=False)
 
     @property
     def capabilities(self) -> Capabilities:
         """What the backend declares."""
         return self.cls.capabilities
+
+    def one_of(self, models: Sequence[str]) -> str:
+        """The first of the models that it does not refuse."""
+        return next((model for model in models if model not in self.refuses), models[0])
 
     def make(self, **options: Any) -> CacheBackend:
         """A backend with these options, disabled when the check is over."""
@@ -57,11 +63,13 @@ def find_subject(
     eager: Mapping[str, Any] | None = None,
     never: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
+    refuses: Mapping[str, str] | None = None,
 ) -> Subject:
-    """The backend of that name, or that class, with its two configurations.
+    """The backend of that name, or that class, with its two configurations and the models that it refuses.
 
-    What is not given is taken from the class's own ``conformance`` mapping (``{"eager": {...}, "never": {...}}``), else
-    from this package's presets for the built-in backends. ``config`` goes into both.
+    What is not given is taken from the class's own ``conformance`` mapping (``{"eager": {...}, "never": {...},
+    "refuses": {"model": "reason"}}``, the last only where there are such models), else from this package's presets for
+    the built-in backends. ``config`` goes into both configurations.
 
     Raises:
         UnknownBackendError: No backend of that name is installed.
@@ -84,7 +92,8 @@ def find_subject(
     both = {which: {**(config or {}), **(options or {})} for which, options in found.items()}
     for options in both.values():
         cls(dict(options))
-    return Subject(cls, both["eager"], both["never"])
+    declared = known.get("refuses", {}) if refuses is None else refuses
+    return Subject(cls, both["eager"], both["never"], dict(declared))
 
 
 def _class_of(name: str) -> type[CacheBackend]:

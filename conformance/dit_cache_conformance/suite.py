@@ -21,7 +21,10 @@ class CacheBackendSuite:
             backend = "mine"                      # the name of an installed backend, or its class
             eager = {"threshold": 0.9}            # blocks are skipped in a run of eight steps
             never = {"threshold": 0.0}            # nothing is ever skipped
+            refuses = {"dit": "it is no flow"}    # models that it refuses; everything else is tried on the others
             expected_failures = {"check": "reason"}  # strict: one that passes is a failure
+
+    ``eager``, ``never`` and ``refuses`` may stand on the backend's class instead, as ``conformance = {"eager": ...}``.
 
     What a test is about stands in its check's docstring. A check cannot be overridden.
     """
@@ -31,6 +34,8 @@ class CacheBackendSuite:
     never: ClassVar[Mapping[str, Any] | None] = None
     config: ClassVar[Mapping[str, Any] | None] = None
     """Options that go into both."""
+    refuses: ClassVar[Mapping[str, str] | None] = None
+    """From the name of a tiny model that the backend refuses to the reason; that it is refused is checked, too."""
     expected_failures: ClassVar[Mapping[str, str]] = {}
     """From the name of a check, or ``name[model]``, to the reason."""
 
@@ -43,8 +48,8 @@ class CacheBackendSuite:
 
 def _test(check: Check) -> Callable[[CacheBackendSuite], None]:
     def test(self: CacheBackendSuite) -> None:
-        check_names(self.expected_failures)
-        subject = find_subject(self.backend, self.eager, self.never, self.config)
+        subject = find_subject(self.backend, self.eager, self.never, self.config, self.refuses)
+        check_names(self.expected_failures, subject.refuses)
         result = run_check(check, subject, expected_failures=dict(self.expected_failures))
         if result.status == "skipped":
             pytest.skip(result.message)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from dit_cache_backends import (
     AlreadyEnabledError,
     Capabilities,
+    ConfigError,
     Decision,
     Gate,
     Place,
@@ -318,27 +319,91 @@ class ClaimsEachSample(Honest):
     caught_by = "each_sample_of_a_batch_is_decided_alone"
 
 
-class ClaimsAgreement(Honest):
-    """Declares that ranks agree, and asks no other rank."""
+class Votes(Honest):
+    """Declares nothing, so that the engine lets the ranks vote."""
+
+    conformance: ClassVar[Mapping[str, Any]] = {"eager": {"threshold": 0.2}, "never": {"threshold": 0.0}}
+
+
+class AddsUp(Votes):
+    """Decides by sums over all ranks."""
 
     capabilities = Capabilities(rank_agreement=True)
-    conformance: ClassVar[Mapping[str, Any]] = {"eager": {"threshold": 0.2}, "never": {"threshold": 0.0}}
+
+
+class IgnoresTheOtherRanks(Votes):
+    """Takes the groups that it is to agree over, and asks no other rank."""
+
     caught_by = "ranks_take_one_decision"
 
+    def agree_over(self, *groups: Any) -> None:
+        """There is nobody but this one."""
 
-class Agrees(ClaimsAgreement):
-    """Takes the largest difference of all ranks."""
 
-    caught_by = ""
+class AgreesOnTheWorst(AddsUp):
+    """Takes the largest difference of all ranks, which is not that of the whole."""
+
+    caught_by = "ranks_decide_as_one_process_would"
 
     def gate(self, place: Place) -> Gate:
-        return _Agreeing(self.config)
+        return _Worst(self.config)
 
 
-class _Agreeing(HonestGate):
+class _Worst(HonestGate):
     def should_run(self, step: Step, probe: Probe) -> Decision:
         alone = super().should_run(step, probe)
-        worst = torch.tensor(float(alone.run))
+        if alone.reason == "due":
+            return alone
+        here = probe.streams[0]
+        assert here is not None
+        assert self.reference is not None
+        worst = (here - self.reference).abs().sum() / self.reference.abs().sum()
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(worst, torch.distributed.ReduceOp.MAX)
-        return Decision(bool(worst), alone.reason)
+        return Decision(not float(worst) < self.threshold, "difference", float(worst))
+
+
+class RefusesWithoutSayingSo(Honest):
+    """Cannot serve a model, and does not declare it."""
+
+    caught_by = "a_never_skipping_configuration_runs_every_block"
+    caught_on = ("dit",)
+    refused: ClassVar[str] = "DiTTransformer2DModel"
+
+    def prepare(self, transformer: nn.Module, card: Any, pipeline: object) -> None:
+        if card.transformer == self.refused:
+            raise ConfigError(f"honest knows no {card.transformer}")
+
+
+class DeclaresARefusalThatNeverComes(Honest):
+    """Declares to refuse a model, and takes it."""
+
+    caught_by = "a_refused_model_is_left_alone"
+    conformance: ClassVar[Mapping[str, Any]] = {**Honest.conformance, "refuses": {"dit": "it is no flow"}}
+
+
+class RefusesTooLate(DeclaresARefusalThatNeverComes):
+    """Refuses a model after it has done something to it."""
+
+    def enable(self, pipeline: Any, card: Any = None) -> None:
+        transformer = getattr(pipeline, "transformer", pipeline)
+        transformer.__dict__["_step_of_the_cache"] = 0
+        if type(transformer).__name__ == RefusesWithoutSayingSo.refused:
+            raise ConfigError(f"honest knows no {type(transformer).__name__}")
+        super().enable(pipeline, card)
+
+
+class RefusesNameless(RefusesTooLate):
+    """Refuses a model without saying which."""
+
+    def enable(self, pipeline: Any, card: Any = None) -> None:
+        if type(getattr(pipeline, "transformer", pipeline)).__name__ == RefusesWithoutSayingSo.refused:
+            raise ConfigError("this model will not do")
+        Honest.enable(self, pipeline, card)
+
+
+class RefusesAsDeclared(RefusesWithoutSayingSo):
+    """Declares the model that it refuses."""
+
+    caught_by = ""
+    conformance = DeclaresARefusalThatNeverComes.conformance

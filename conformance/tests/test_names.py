@@ -37,6 +37,7 @@ BY_GROUP = {
         a_cancelled_run_is_let_go_of
         weights_that_change_between_runs_are_used
         a_copied_pipeline_is_plain
+        a_refused_model_is_left_alone
     """,
     "isolation": """
         branches_do_not_mix
@@ -49,6 +50,7 @@ BY_GROUP = {
         an_ended_request_is_forgotten
         each_expert_and_branch_skips
         ranks_take_one_decision
+        ranks_decide_as_one_process_would
     """,
     "shapes": """
         after_another_resolution

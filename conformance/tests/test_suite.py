@@ -70,6 +70,26 @@ def test_an_expected_failure_of_a_check_that_does_not_exist_is_refused() -> None
             check_backend(broken.Honest, only=NAME, expected_failures={key: "why"})
 
 
+def test_a_refused_model_is_declared_on_the_suite_by_a_name_that_exists() -> None:
+    class Refusing(CacheBackendSuite):
+        backend = broken.RefusesWithoutSayingSo
+        refuses = {"dit": "it is no flow"}  # noqa: RUF012
+
+    class Misspelt(Refusing):
+        refuses = {"dti": "it is no flow"}  # noqa: RUF012
+
+    class Both(Refusing):
+        expected_failures = {"disabling_twice_is_harmless[dit]": "it is no flow"}  # noqa: RUF012
+
+    name = "a_refused_model_is_left_alone"
+    assert outcome(Refusing(), name) == "passed"
+    assert "declares to refuse none of the models" in outcome(
+        type("Plain", (CacheBackendSuite,), {"backend": broken.Honest})(), name
+    )
+    assert "refuses: there is no tiny model 'dti'. Did you mean 'dit'?" in outcome(Misspelt(), name)
+    assert "so the check is not tried on it; take it out" in outcome(Both(), name)
+
+
 def test_a_check_that_is_overridden_fails() -> None:
     class Suite(CacheBackendSuite):
         backend = broken.IgnoresAnOption
@@ -108,7 +128,8 @@ def test_a_backend_without_an_eager_configuration_is_told_how_to_give_one() -> N
 def test_pytest_runs_the_suite_on_a_backend_that_the_command_line_names(
     options: list[str], tmp_path: Path
 ) -> None:
-    arguments = ["-q", "-p", "no:cacheprovider", "--pyargs", "dit_cache_conformance", "-k", NAME, *options]
+    cheap = "an_unknown_option_is_named"  # it needs no model
+    arguments = ["-q", "-p", "no:cacheprovider", "--pyargs", "dit_cache_conformance", "-k", cheap, *options]
     ran = subprocess.run(
         [sys.executable, "-m", "pytest", *arguments],
         cwd=tmp_path,

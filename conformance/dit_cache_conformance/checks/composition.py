@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from dit_cache_backends import AlreadyEnabledError
 from dit_cache_conformance.check import check, expect, expect_same
 from dit_cache_conformance.counting import block_lists, inside
-from dit_cache_conformance.stage import BARE, PIPELINES, Bare, Stage, bare_alone, inputs, plain
+from dit_cache_conformance.runs import alone, plain
+from dit_cache_conformance.stage import BARE, PIPELINES, Bare, Stage, inputs
 from dit_cache_conformance.subject import Subject
 
 
@@ -86,12 +87,12 @@ def a_copy_of_an_enabled_model_is_plain(subject: Subject, model: str) -> None:
     bare, backend = Bare(model), subject.eagerly()
     run = inputs(model)
     plainly = bare.run({"cond": run})["cond"]
-    alone = bare_alone(model, subject.eagerly, run)
+    expected = alone(subject, model)
     backend.enable(bare.model)
     backend.refresh(bare.model, len(run))
     other = Bare(model)
     for step, arguments in enumerate(run):
-        expect_same(bare.call(arguments), alone[step], f"step {step} of the original")
+        expect_same(bare.call(arguments), expected[step], f"step {step} of the original")
         if step in (2, 5):
             for made in (
                 copy.deepcopy(bare.model),
@@ -130,9 +131,9 @@ def training_is_not_cached(subject: Subject, model: str) -> None:
         bare.model.requires_grad_(False)
     for plainly, cached in zip(*found, strict=True):
         expect_same(cached, plainly, "an output or a gradient")
-    alone = bare_alone(model, subject.eagerly, run)
+    expected = alone(subject, model)
     for step, out in enumerate(bare.run({"cond": run}, backend)["cond"]):
-        expect_same(out, alone[step], f"step {step} of a cached run after training")
+        expect_same(out, expected[step], f"step {step} of a cached run after training")
 
 
 @check("composition", on=("flux", "qwen_image"))

@@ -18,7 +18,7 @@ from typing import Any
 from dit_cache_backends import CacheBackend, Capabilities, ConfigError
 from dit_cache_backends.config import OptionInfo, describe
 from dit_cache_conformance.check import NotForThisBackend, check, expect
-from dit_cache_conformance.stage import Stage
+from dit_cache_conformance.stage import PIPELINES, Stage
 from dit_cache_conformance.subject import Subject
 
 
@@ -84,7 +84,7 @@ def _read_in_a_run(subject: Subject) -> set[str]:
     watched: Any = type(subject.cls.Config.__name__, (subject.cls.Config,), {"__getattribute__": note})
     cls: Any = type(subject.cls.__name__, (subject.cls,), {"Config": watched})
     for options in (subject.eager, subject.never):
-        stage, backend = Stage("flux"), cls(dict(options))
+        stage, backend = Stage(subject.one_of(PIPELINES)), cls(dict(options))
         backend.enable(stage.pipe)
         stage.run()
         backend.disable()

@@ -6,7 +6,8 @@ import torch
 
 from dit_cache_conformance.check import check, expect, expect_same
 from dit_cache_conformance.counting import counted
-from dit_cache_conformance.stage import BARE, PIPELINES, Bare, Stage, bare_alone, inputs, plain
+from dit_cache_conformance.runs import alone, bare_alone, course, fresh, plain
+from dit_cache_conformance.stage import BARE, PIPELINES, Bare, calls_per_step, inputs
 from dit_cache_conformance.subject import Subject
 
 
@@ -17,9 +18,7 @@ def an_eager_configuration_skips(subject: Subject, model: str) -> None:
     If this fails, the cache silently does nothing: the wrong module was wrapped, a comparison with NaN is never true,
     the run is believed to be shorter than the warm-up, or the eager configuration is not eager.
     """
-    stage, backend = Stage(model), subject.eagerly()
-    backend.enable(stage.pipe)
-    found = stage.run().blocks
+    found = fresh(subject, model).blocks
     expect(found < plain(model).blocks, f"all of {plain(model).blocks} blocks ran")
 
 
@@ -30,9 +29,7 @@ def a_never_skipping_configuration_runs_every_block(subject: Subject, model: str
     If this fails, the option that should switch the skipping off is not heeded in every place where something is
     skipped, or a block is called twice.
     """
-    stage, backend = Stage(model), subject.never_skipping()
-    backend.enable(stage.pipe)
-    found = stage.run()
+    found = course(subject, model, never=True).run(0)
     expect(found.blocks == plain(model).blocks, f"{found.blocks} of {plain(model).blocks} blocks ran")
     expect(found.decisions == plain(model).decisions, "the blocks ran in another order or in other calls")
 
@@ -43,13 +40,11 @@ def the_first_step_runs(subject: Subject, model: str) -> None:
 
     If this fails, a buffer that was never filled is handed out (zeros, or the run before); run where nothing is stored.
     """
-    stage, backend = Stage(model), subject.eagerly()
-    backend.enable(stage.pipe)
-    for run in range(2):
-        found, full = stage.run(seed=run).calls, plain(model, seed=run).calls
-        first = {name: next(c for c in full if c.transformer == name) for name in stage.transformers}
+    for number, seed in ((0, 0), (1, 0), (2, 1)):
+        found, full = course(subject, model).run(number).calls, plain(model, seed=seed).calls
+        first = {call.transformer: call for call in reversed(full)}
         for name, call in first.items():
-            mine = [each for each in found if each.transformer == name][: stage.calls_per_step]
+            mine = [each for each in found if each.transformer == name][: calls_per_step(model)]
             expect(
                 mine and all(each.blocks == call.blocks for each in mine),
                 f"{name}: {[len(each.blocks) for each in mine]} of {len(call.blocks)} blocks ran at its first step",
@@ -62,18 +57,10 @@ def the_first_step_is_the_model_s_own(subject: Subject, model: str) -> None:
 
     If this fails, the tensors are changed while they are stored: normalised in place, cast, or scaled.
     """
-    found = []
-    for enabled in (False, True):
-        stage = Stage(model)
-        outputs: list[torch.Tensor] = []
-        for transformer in stage.transformers.values():
-            transformer.register_forward_hook(lambda *of, outputs=outputs: outputs.append(of[-1][0].clone()))
-        if enabled:
-            subject.eagerly().enable(stage.pipe)
-        stage.run()
-        found.append(outputs[: stage.calls_per_step])
-    for plainly, cached in zip(*found, strict=True):
-        expect_same(cached, plainly, "the output of the first step")
+    for number, expected in enumerate(plain(model).outputs[: calls_per_step(model)]):
+        for run in (0, 1):
+            found = course(subject, model).run(run).outputs[number]
+            expect_same(found, expected, f"the output of the first step of run {run}, call {number}")
 
 
 @check("decisions", on=BARE, needs=["bare_transformers"])
@@ -85,7 +72,7 @@ def an_input_that_leaps_is_not_followed_blindly(subject: Subject, model: str) ->
     """
     run, other = inputs(model), inputs(model, seed=5)
     parted = [*run[:2], *other[2:]]
-    found, different = (bare_alone(model, subject.eagerly, each) for each in (run, parted))
+    found, different = alone(subject, model), bare_alone(model, subject.eagerly, parted)
     for step in range(2, len(run)):
         expect(
             not torch.equal(found[step], different[step]),
@@ -102,7 +89,7 @@ def numbers_that_are_none_are_not_kept(subject: Subject, model: str) -> None:
     """
     run, spoilt = inputs(model), inputs(model)
     spoilt[3]["hidden_states"].fill_(float("nan"))
-    expected = bare_alone(model, subject.eagerly, run)
+    expected = alone(subject, model)
     bare, backend = Bare(model), subject.eagerly()
     backend.enable(bare.model)
     bare.run({"cond": spoilt}, backend)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import random
-
 import torch
 
 from dit_cache_conformance.check import check, distance, expect, expect_same
-from dit_cache_conformance.stage import BARE, PIPELINES, STEPS, STILL, Bare, Stage, inputs, plain
+from dit_cache_conformance.runs import course, plain
+from dit_cache_conformance.stage import BARE, PIPELINES, STEPS, STILL, Bare, Stage, inputs
 from dit_cache_conformance.subject import Subject
 
 
@@ -18,9 +17,11 @@ def never_skipping_changes_no_bit(subject: Subject, model: str) -> None:
     If this fails, look at what is done to the tensors on the way although nothing is skipped: adding a residual to the
     entry again is not the same bits as handing on what the blocks gave.
     """
-    stage, backend = Stage(model), subject.never_skipping()
-    backend.enable(stage.pipe)
-    expect_same(stage.run().latents, plain(model).latents, "the latents of a run that never skips")
+    for number, seed in enumerate(course(subject, model, never=True).seeds):
+        found = course(subject, model, never=True).run(number)
+        expect_same(
+            found.latents, plain(model, seed=seed).latents, f"the latents of run {number} that never skips"
+        )
 
 
 @check("exactness", on=PIPELINES)
@@ -105,9 +106,7 @@ def the_same_run_twice_gives_the_same_bits(subject: Subject, model: str) -> None
 
     If this fails, something of the first run decides in the second, or decisions hang on chance or on time.
     """
-    stage, backend = Stage(model), subject.eagerly()
-    backend.enable(stage.pipe)
-    first, second = stage.run(), stage.run()
+    first, second = (course(subject, model).run(number) for number in (0, 1))
     expect(first.decisions == second.decisions, "the second run skipped other blocks than the first")
     expect_same(second.latents, first.latents, "the second run")
 
@@ -118,13 +117,10 @@ def no_random_number_is_drawn(subject: Subject, model: str) -> None:
 
     If this fails, draw from a generator of your own.
     """
-    stage, backend = Stage(model), subject.eagerly()
-    before = torch.get_rng_state(), random.getstate()
-    backend.enable(stage.pipe)
-    stage.run()
-    backend.disable(stage.pipe)
-    expect(torch.equal(torch.get_rng_state(), before[0]), "torch's random state has moved")
-    expect(random.getstate() == before[1], "Python's random state has moved")
+    for never in (False, True):
+        runs = course(subject, model, never)
+        runs.run(len(runs.seeds) - 1)
+        expect(not runs.drew, f"the random state of {runs.drew} has moved")
 
 
 def _tensors(value: object) -> list[torch.Tensor]:

@@ -10,7 +10,8 @@ import torch
 from dit_cache_backends import Omni, OmniDiffusionSamplingParams, enable_cache, get_cache_backend
 from dit_cache_conformance.check import check, expect, expect_same
 from dit_cache_conformance.counting import counted
-from dit_cache_conformance.stage import BARE, PIPELINES, STEPS, Bare, Stage, fresh, inputs, plain
+from dit_cache_conformance.runs import fresh, plain
+from dit_cache_conformance.stage import BARE, PIPELINES, STEPS, Bare, Stage, inputs
 from dit_cache_conformance.subject import Subject
 
 _PROMPT = ("prompt", "negative_prompt", "prompt_embeds", "negative_prompt_embeds")

@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 
-from dit_cache_conformance.check import check, expect, expect_same
-from dit_cache_conformance.ranks import decisions_of_two_ranks
-from dit_cache_conformance.stage import BARE, PIPELINES, Bare, Ran, Stage, bare_alone, fresh, inputs, plain
+from dit_cache_backends import CacheBackend
+from dit_cache_conformance.check import NotForThisBackend, check, expect, expect_same
+from dit_cache_conformance.ranks import Decisions, decisions
+from dit_cache_conformance.runs import alone, fresh, once, plain
+from dit_cache_conformance.stage import BARE, PIPELINES, Bare, Ran, Stage, inputs
 from dit_cache_conformance.subject import Subject
 
 
@@ -37,9 +39,9 @@ def _branches(subject: Subject, model: str, names: tuple[str, ...]) -> None:
     bare, backend = Bare(model), subject.eagerly()
     backend.enable(bare.model)
     together = bare.run(runs, backend)
-    for name, run in runs.items():
-        alone = bare_alone(model, subject.eagerly, run, name)
-        for step, (found, expected) in enumerate(zip(together[name], alone, strict=True)):
+    for seed, name in enumerate(names):
+        expected_of = alone(subject, model, seed, branch=name)
+        for step, (found, expected) in enumerate(zip(together[name], expected_of, strict=True)):
             expect_same(found, expected, f"branch {name} at step {step}, beside {len(names) - 1} others")
 
 
@@ -50,13 +52,12 @@ def a_branch_that_stops_leaves_the_other_going(subject: Subject, model: str) -> 
     If this fails, branches are told apart by counting calls, which are now half as many in a step.
     """
     off: dict[str, Any] = {"guidance_scale": 1.0} if model == "wan" else {"true_cfg_scale": 1.0}
-    alone = fresh(subject, model, **off)
-    expect(alone.blocks < plain(model, **off).blocks, "nothing was skipped in a run without guidance")
+    expected = fresh(subject, model, **off)
+    expect(expected.blocks < plain(model, **off).blocks, "nothing was skipped in a run without guidance")
     stage, backend = Stage(model), subject.eagerly()
     backend.enable(stage.pipe)
-    expect_same(stage.run(**off).latents, alone.latents, "a run without guidance")
     stage.run()
-    expect_same(stage.run(**off).latents, alone.latents, "a run without guidance after one with it")
+    expect_same(stage.run(**off).latents, expected.latents, "a run without guidance after one with it")
 
 
 @check("isolation", on=BARE, needs=["bare_transformers"])
@@ -76,9 +77,9 @@ def two_models_do_not_mix(subject: Subject, model: str) -> None:
     for step in range(len(runs[0])):
         for number, bare in enumerate(stages):
             found[number].append(bare.call(runs[number][step]))
-    for number, run in enumerate(runs):
-        for step, alone in enumerate(bare_alone(model, subject.eagerly, run)):
-            expect_same(found[number][step], alone, f"model {number} at step {step}")
+    for number in range(len(runs)):
+        for step, expected in enumerate(alone(subject, model, number)):
+            expect_same(found[number][step], expected, f"model {number} at step {step}")
 
 
 @check("isolation", on=PIPELINES)
@@ -147,7 +148,7 @@ def interleaved_requests_do_not_mix(subject: Subject, model: str) -> None:
         key: inputs(model, seed=seed, steps=steps)
         for seed, (key, steps) in enumerate({"a": 6, "b": 8, "c": 7}.items())
     }
-    alone = {key: bare_alone(model, subject.eagerly, run) for key, run in runs.items()}
+    expected_of = {key: alone(subject, model, seed, len(run)) for seed, (key, run) in enumerate(runs.items())}
     bare = Bare(model)
     backend: Any = subject.eagerly()
     backend.enable(bare.model)
@@ -163,7 +164,7 @@ def interleaved_requests_do_not_mix(subject: Subject, model: str) -> None:
         while len(found[key]) < len(run):
             with backend.session(key):
                 found[key].append(bare.call(run[len(found[key])]))
-        for step, (one, expected) in enumerate(zip(found[key], alone[key], strict=True)):
+        for step, (one, expected) in enumerate(zip(found[key], expected_of[key], strict=True)):
             expect_same(one, expected, f"request {key} at step {step}")
 
 
@@ -174,7 +175,6 @@ def an_ended_request_is_forgotten(subject: Subject, model: str) -> None:
     If this fails, ``end_session`` does not drop the state of that key, or drops that of another one.
     """
     run, other = inputs(model), inputs(model, seed=1)
-    alone = bare_alone(model, subject.eagerly, run)
     bare = Bare(model)
     backend: Any = subject.eagerly()
     backend.enable(bare.model)
@@ -190,7 +190,7 @@ def an_ended_request_is_forgotten(subject: Subject, model: str) -> None:
     backend.end_session("cancelled")
     with backend.session("cancelled"):
         again = bare.run({"cond": run}, backend)["cond"]
-    for step, expected in enumerate(alone):
+    for step, expected in enumerate(alone(subject, model)):
         expect_same(found[step], expected, f"step {step} of the request that went on")
         expect_same(again[step], expected, f"step {step} of a new request under the cancelled one's key")
 
@@ -201,22 +201,42 @@ def each_expert_and_branch_skips(subject: Subject, model: str) -> None:
 
     If this fails, a transformer is taken to make all steps of the run; count its own.
     """
-    stage, backend = Stage(model), subject.eagerly()
-    backend.enable(stage.pipe)
-    ran = stage.run()
-    for name in stage.transformers:
+    ran = fresh(subject, model)
+    for name in {call.transformer for call in plain(model).calls}:
         calls = [len(call.blocks) for call in ran.calls if call.transformer == name]
         full = max(len(call.blocks) for call in plain(model).calls if call.transformer == name)
         expect(calls[0] == full, f"{name}: its first call ran {calls[0]} of {full} blocks")
         expect(min(calls) < full or len(calls) < len(plain(model).calls) // 2, f"{name}: nothing was skipped")
 
 
-@check("isolation", needs=["bare_transformers", "rank_agreement"])
+@check("isolation", needs=["bare_transformers"])
 def ranks_take_one_decision(subject: Subject) -> None:
-    """Two processes that see different shards of one request skip the same blocks at the same steps.
+    """Two processes that see different shards of one request skip the same blocks at the same steps, if told to agree.
 
-    If this fails, a decision is taken by what one rank sees: reduce what is compared over the ranks before comparing
-    it. Ranks that decide differently wait for each other forever.
+    If this fails, a decision is taken by what one rank sees: add up what is compared over the groups that
+    ``agree_over`` was given before comparing it. Ranks that decide differently wait for each other forever.
     """
-    for first, second in decisions_of_two_ranks(subject.cls, dict(subject.eager)):
+    for first, second in zip(*_of_ranks(subject).ranks, strict=True):
         expect(first == second, f"rank 0 ran {first} blocks step by step, rank 1 {second}")
+
+
+@check("isolation", needs=["bare_transformers", "rank_agreement"])
+def ranks_decide_as_one_process_would(subject: Subject) -> None:
+    """What two ranks with a shard each decide is what one process with the whole request decides.
+
+    If this fails, ranks agree on something else than the measure of the whole: add up both sums of a ratio over the
+    ranks (``relative_difference`` does, ``summed_over_ranks`` does for others), or do not declare ``rank_agreement``.
+    """
+    if subject.capabilities.decides_per_sample:
+        raise NotForThisBackend("it decides per sample, and the shards are samples")
+    found = _of_ranks(subject)
+    for ranks, whole in zip(found.ranks[0], found.whole, strict=True):
+        expect(
+            ranks == whole, f"rank 0 of two ran {ranks} blocks step by step, one process with it all {whole}"
+        )
+
+
+def _of_ranks(subject: Subject) -> Decisions:
+    if subject.cls.agree_over is CacheBackend.agree_over:
+        raise NotForThisBackend("it refuses to agree with other ranks: it has no agree_over")
+    return once(subject, ("ranks",), lambda: decisions(subject))

@@ -6,22 +6,16 @@ import copy
 from contextlib import suppress
 
 import torch
+from torch import nn
 
 from dit_cache_backends import AlreadyEnabledError, CacheBackend
+from dit_cache_backends.errors import DitCacheError
 from dit_cache_conformance.check import check, expect, expect_same
-from dit_cache_conformance.stage import (
-    BARE,
-    PIPELINES,
-    STEPS,
-    Bare,
-    Stage,
-    bare_alone,
-    fresh,
-    inputs,
-    plain,
-)
+from dit_cache_conformance.runs import alone, course, fresh, plain
+from dit_cache_conformance.stage import ANY, BARE, PIPELINES, STEPS, Bare, Stage, inputs
 from dit_cache_conformance.state import differences, newborn, state_of
 from dit_cache_conformance.subject import Subject
+from dit_cache_conformance.tiny import TINY, TINY_TRANSFORMERS
 
 
 @check("lifecycle", on=PIPELINES)
@@ -30,12 +24,9 @@ def a_new_generation_remembers_nothing(subject: Subject, model: str) -> None:
 
     If this fails, something outlives its generation: a stored residual, a reference to compare with, a counter.
     """
-    stage, backend = Stage(model), subject.eagerly()
     expected = fresh(subject, model, seed=1)
-    backend.enable(stage.pipe)
-    for before in (0, 2):
-        stage.run(seed=before)
-        found = stage.run(seed=1)
+    for number in (2, 4):
+        found = course(subject, model).run(number)
         expect(found.decisions == expected.decisions, "after another run, other blocks were skipped")
         expect_same(found.latents, expected.latents, "a run after another one")
 
@@ -212,10 +203,8 @@ def refresh_need_not_be_called(subject: Subject, model: str) -> None:
 
     If this fails, read the step from the pipeline's scheduler: a host that knows no caches calls no refresh.
     """
-    stage, backend = Stage(model), subject.eagerly()
-    backend.enable(stage.pipe)
-    for number in range(3):
-        blocks = stage.run(seed=number).blocks
+    for number in range(5):
+        blocks = course(subject, model).run(number).blocks
         expect(blocks < plain(model).blocks, f"nothing was skipped in run {number}")
 
 
@@ -226,7 +215,7 @@ def refresh_begins_anew(subject: Subject, model: str) -> None:
     If this fails, refresh skips the forgetting where the number of steps is unknown or the same as before.
     """
     run, other = inputs(model, seed=1), inputs(model, seed=2)
-    expected = bare_alone(model, subject.eagerly, run)
+    expected = alone(subject, model, seed=1)
     for steps in (STEPS, 0):
         bare, backend = Bare(model), subject.eagerly()
         backend.enable(bare.model)
@@ -316,3 +305,35 @@ def a_copied_pipeline_is_plain(subject: Subject, model: str) -> None:
     again = stage.run()
     expect_same(again.latents, cached.latents, "the original, after its copy ran")
     expect(again.decisions == cached.decisions, "the original skips other blocks after its copy ran")
+
+
+@check("lifecycle", on=ANY, refused=True)
+def a_refused_model_is_left_alone(subject: Subject, model: str) -> None:
+    """Where a backend declares to refuse a model, enable raises an error that names its class, and changes nothing.
+
+    If this fails, the model is not refused (take it out of ``refuses``), or only when something was done to it already:
+    refuse in ``prepare``, which is called before anything is enabled, by a ``ConfigError`` that names the class.
+    """
+    targets: list[tuple[object, dict[str, nn.Module]]] = []
+    if model in TINY:
+        stage = Stage(model)
+        targets.append((stage.pipe, stage.transformers))
+    if model in TINY_TRANSFORMERS and subject.capabilities.bare_transformers:
+        bare = Bare(model).model
+        targets.append((bare, {"the model": bare}))
+    for target, transformers in targets:
+        before = {name: state_of(each) for name, each in transformers.items()}
+        backend = subject.eagerly()
+        classes = {type(each).__name__ for each in transformers.values()}
+        try:
+            backend.enable(target)
+        except DitCacheError as error:
+            expect(any(each in str(error) for each in classes), f"the error does not name {classes}: {error}")
+        else:
+            expect(False, f"a {type(target).__name__} was enabled, which it declares to refuse")
+        expect(not backend.is_enabled(), f"is_enabled() after a {type(target).__name__} was refused")
+        for name, each in transformers.items():
+            changed = differences(before[name], state_of(each))
+            expect(
+                not changed, f"{len(changed)} things are not as before in {name}, among them {changed[:3]}"
+            )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 from dit_cache_conformance.check import check, expect
-from dit_cache_conformance.stage import PIPELINES, STEPS, Stage, plain
+from dit_cache_conformance.runs import course, plain
+from dit_cache_conformance.stage import PIPELINES, STEPS, Stage
 from dit_cache_conformance.subject import Subject
 
 
@@ -16,15 +17,13 @@ def the_hits_reported_are_those_had(subject: Subject, model: str) -> None:
     If this fails, hits are counted where they are decided and not where they happen, or one of two experts, branches
     or stacks is missing.
     """
-    for backend in (subject.eagerly(), subject.never_skipping()):
-        stage = Stage(model)
-        backend.enable(stage.pipe)
-        for seed in range(2):
-            ran, summary = stage.run(seed=seed).blocks, backend.summary()
+    for never in (False, True):
+        runs = course(subject, model, never)
+        for number, seed in enumerate(runs.seeds):
+            ran, summary = runs.run(number).blocks, runs.summary(number)
             told = summary.blocks_run, summary.blocks_skipped
             seen = ran, plain(model, seed=seed).blocks - ran
             expect(told == seen, f"the summary says {told} blocks were run and skipped, the counters {seen}")
-        backend.disable()
 
 
 @check("summary", on=PIPELINES)
@@ -33,19 +32,14 @@ def each_step_is_accounted_for(subject: Subject, model: str) -> None:
 
     If this fails, rows of an earlier run are left in it, or a step is missing or counted twice.
     """
-    stage, backend = Stage(model), subject.eagerly()
-    backend.enable(stage.pipe)
-    for seed in range(2):
-        stage.run(seed=seed)
-    summary = backend.summary()
-    steps: dict[tuple[str, str, str], list[int]] = {}
-    for row in summary.rows:
-        steps.setdefault((row.transformer, row.branch, row.stack), []).append(row.step)
+    runs = course(subject, model)
+    steps = runs.summary(2).steps
     for place, found in steps.items():
         expect(found == sorted(set(found)), f"{place}: the steps {found}")
     seen = {step for found in steps.values() for step in found}
     expect(seen == set(range(STEPS)), f"the steps of the run are {sorted(seen)}, expected 0 to {STEPS - 1}")
-    expect({place[0] for place in steps} == set(stage.transformers), f"transformers: {steps.keys()}")
+    called = {call.transformer for call in runs.run(2).calls}
+    expect({place[0] for place in steps} == called, f"transformers: {steps.keys()}")
 
 
 @check("summary", on=PIPELINES)
@@ -54,14 +48,8 @@ def a_run_in_which_nothing_was_skipped_says_so(subject: Subject, model: str) -> 
 
     If this fails, a cache that does nothing looks like one that works: add an event at the end of the run.
     """
-    kinds = []
-    for backend in (subject.never_skipping(), subject.eagerly()):
-        stage = Stage(model)
-        backend.enable(stage.pipe)
-        stage.run()
-        kinds.append({event.kind for event in backend.summary().events})
-        backend.disable()
-    expect(kinds[0] - kinds[1], f"events of a run without a hit: {kinds[0]}; of one with hits: {kinds[1]}")
+    kinds = [course(subject, model, never).summary(0).events for never in (True, False)]
+    expect(kinds[0] - kinds[1], f"events of a run without a hit: {set(kinds[0])}; with hits: {set(kinds[1])}")
 
 
 @check("summary", on=PIPELINES)

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from .copies import built_once
 from .weights import scale_output, seeded
 
 TEXT_DIM = 32
@@ -19,6 +20,7 @@ HEADS: dict[str, int] = {"num_attention_heads": 2, "attention_head_dim": 16}
 ROPE = (4, 6, 6)
 
 
+@built_once
 def flux(num_layers: int = 4, num_single_layers: int = 8, seed: int = 0) -> nn.Module:
     from diffusers import FluxTransformer2DModel
 
@@ -37,6 +39,7 @@ def flux(num_layers: int = 4, num_single_layers: int = 8, seed: int = 0) -> nn.M
     return scale_output(seeded(make, seed), "proj_out", 2.0)
 
 
+@built_once
 def flux_controlnet(seed: int = 1) -> nn.Module:
     from diffusers import FluxControlNetModel
 
@@ -58,6 +61,7 @@ def flux_controlnet(seed: int = 1) -> nn.Module:
     return controlnet
 
 
+@built_once
 def flux2(seed: int = 0) -> nn.Module:
     from diffusers import Flux2Transformer2DModel
 
@@ -77,6 +81,7 @@ def flux2(seed: int = 0) -> nn.Module:
     return seeded(make, seed)
 
 
+@built_once
 def chroma(seed: int = 0) -> nn.Module:
     from diffusers import ChromaTransformer2DModel
 
@@ -97,6 +102,7 @@ def chroma(seed: int = 0) -> nn.Module:
     return seeded(make, seed)
 
 
+@built_once
 def qwen_image(seed: int = 0) -> nn.Module:
     from diffusers import QwenImageTransformer2DModel
 
@@ -114,6 +120,7 @@ def qwen_image(seed: int = 0) -> nn.Module:
     return seeded(make, seed)
 
 
+@built_once
 def qwen_image21(seed: int = 0) -> nn.Module:
     from diffusers import QwenImage21Transformer2DModel
 
@@ -132,7 +139,8 @@ def qwen_image21(seed: int = 0) -> nn.Module:
     return seeded(make, seed)
 
 
-def sd3(seed: int = 0) -> nn.Module:
+@built_once
+def sd3(num_layers: int = 7, seed: int = 0) -> nn.Module:
     from diffusers import SD3Transformer2DModel
 
     def make() -> Any:
@@ -141,7 +149,7 @@ def sd3(seed: int = 0) -> nn.Module:
             patch_size=2,
             in_channels=4,
             out_channels=4,
-            num_layers=7,
+            num_layers=num_layers,
             joint_attention_dim=TEXT_DIM,
             caption_projection_dim=32,
             pooled_projection_dim=POOLED_DIM,
@@ -152,6 +160,7 @@ def sd3(seed: int = 0) -> nn.Module:
     return seeded(make, seed)
 
 
+@built_once
 def wan(seed: int = 0) -> nn.Module:
     from diffusers import WanTransformer3DModel
 
@@ -172,6 +181,7 @@ def wan(seed: int = 0) -> nn.Module:
     return seeded(make, seed)
 
 
+@built_once
 def cogvideox(seed: int = 0) -> nn.Module:
     from diffusers import CogVideoXTransformer3DModel
 
@@ -194,6 +204,7 @@ def cogvideox(seed: int = 0) -> nn.Module:
     return seeded(make, seed)
 
 
+@built_once
 def hunyuan_video(seed: int = 0) -> nn.Module:
     from diffusers import HunyuanVideoTransformer3DModel
 
@@ -217,17 +228,19 @@ def hunyuan_video(seed: int = 0) -> nn.Module:
     return seeded(make, seed)
 
 
-def dit(seed: int = 0) -> nn.Module:
+@built_once
+def dit(num_layers: int = 8, seed: int = 0) -> nn.Module:
     from diffusers import DiTTransformer2DModel
 
     def make() -> Any:
         return DiTTransformer2DModel(
-            in_channels=4, out_channels=8, num_layers=8, sample_size=8, patch_size=2, **HEADS
+            in_channels=4, out_channels=8, num_layers=num_layers, sample_size=8, patch_size=2, **HEADS
         )
 
     return seeded(make, seed)
 
 
+@built_once
 def pixart(seed: int = 0) -> nn.Module:
     from diffusers import PixArtTransformer2DModel
 
@@ -246,6 +259,7 @@ def pixart(seed: int = 0) -> nn.Module:
     return seeded(make, seed)
 
 
+@built_once
 def z_image(seed: int = 0) -> nn.Module:
     from diffusers import ZImageTransformer2DModel
 
@@ -265,6 +279,7 @@ def z_image(seed: int = 0) -> nn.Module:
     return seeded(make, seed)
 
 
+@built_once
 def glm_image(seed: int = 0) -> nn.Module:
     from diffusers import GlmImageTransformer2DModel
 

@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from .copies import built_once
 from .weights import seeded
 
 
+@built_once
 def control_vae() -> nn.Module:
     """A small real `AutoencoderKL` (factor 8, 4 channels): FLUX's ControlNet pipeline encodes with it."""
     from diffusers import AutoencoderKL
@@ -32,6 +34,7 @@ def control_vae() -> nn.Module:
     return seeded(make)
 
 
+@built_once
 def latent_recorder() -> nn.Module:
     """A VAE that decodes to the latents themselves and keeps them in `.latents`.
 

@@ -37,7 +37,7 @@ class TinyPipeline:
     """
 
     name: str
-    make: Callable[[], Any]
+    make: Callable[..., Any]
     arguments: Callable[[int], dict[str, Any]]
     transformers: tuple[str, ...] = ("transformer",)
     stacks: dict[str, int] = field(default_factory=dict)
@@ -48,9 +48,9 @@ class TinyPipeline:
 class Tiny:
     """One built pipeline."""
 
-    def __init__(self, spec: TinyPipeline) -> None:
+    def __init__(self, spec: TinyPipeline, **depth: int) -> None:
         self.spec = spec
-        self.pipe: Any = spec.make()
+        self.pipe: Any = spec.make(**depth)
         self.pipe.set_progress_bar_config(disable=True)
 
     @property
@@ -73,9 +73,9 @@ class Tiny:
         return latents
 
 
-def build(name: str) -> Tiny:
-    """Build the tiny pipeline of that name (see `TINY`)."""
-    return Tiny(TINY[name])
+def build(name: str, **depth: int) -> Tiny:
+    """Build the tiny pipeline of that name (see `TINY`); `depth` as in `build_transformer`."""
+    return Tiny(TINY[name], **depth)
 
 
 def _text(batch: int, tokens: int = TEXT_TOKENS, seed: int = 10) -> torch.Tensor:
@@ -92,10 +92,10 @@ def _flow_scheduler() -> Any:
     return FlowMatchEulerDiscreteScheduler()
 
 
-def _flux() -> Any:
+def _flux(**depth: int) -> Any:
     from diffusers import FluxPipeline
 
-    return FluxPipeline(_flow_scheduler(), None, None, None, None, None, configs.flux())
+    return FluxPipeline(_flow_scheduler(), None, None, None, None, None, configs.flux(**depth))
 
 
 def _flux_arguments(batch: int) -> dict[str, Any]:
@@ -108,11 +108,12 @@ def _flux_arguments(batch: int) -> dict[str, Any]:
     }
 
 
-def _flux_controlnet() -> Any:
+def _flux_controlnet(**depth: int) -> Any:
     from diffusers import FluxControlNetPipeline
 
+    transformer, controlnet = configs.flux(**depth), configs.flux_controlnet()
     return FluxControlNetPipeline(
-        _flow_scheduler(), control_vae(), None, None, None, None, configs.flux(), configs.flux_controlnet()
+        _flow_scheduler(), control_vae(), None, None, None, None, transformer, controlnet
     )
 
 
@@ -139,11 +140,11 @@ def _qwen_image_arguments(batch: int) -> dict[str, Any]:
     }
 
 
-def _sd3() -> Any:
+def _sd3(**depth: int) -> Any:
     from diffusers import StableDiffusion3Pipeline
 
     none = (None,) * 6
-    return StableDiffusion3Pipeline(configs.sd3(), _flow_scheduler(), None, *none)
+    return StableDiffusion3Pipeline(configs.sd3(**depth), _flow_scheduler(), None, *none)
 
 
 def _sd3_arguments(batch: int) -> dict[str, Any]:
@@ -219,10 +220,10 @@ def _hunyuan_video_arguments(batch: int) -> dict[str, Any]:
     }
 
 
-def _dit() -> Any:
+def _dit(**depth: int) -> Any:
     from diffusers import DDIMScheduler, DiTPipeline
 
-    return DiTPipeline(configs.dit(), latent_recorder(), DDIMScheduler(clip_sample=False))
+    return DiTPipeline(configs.dit(**depth), latent_recorder(), DDIMScheduler(clip_sample=False))
 
 
 def _dit_arguments(batch: int) -> dict[str, Any]:

@@ -48,7 +48,7 @@ class TinyTransformer:
     """
 
     name: str
-    build: Callable[[], nn.Module]
+    build: Callable[..., nn.Module]
     inputs: Callable[[Moment], dict[str, Any]]
     stacks: dict[str, int]
     kv_cache: Callable[[], Any] | None = None

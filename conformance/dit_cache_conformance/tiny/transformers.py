@@ -24,9 +24,13 @@ from .video import KV_ARGUMENTS, VIDEO_SPECS
 TOKENS = 16
 
 
-def build_transformer(name: str) -> nn.Module:
-    """Build the tiny transformer of that name (see `TINY_TRANSFORMERS`)."""
-    return TINY_TRANSFORMERS[name].build()
+def build_transformer(name: str, **depth: int) -> nn.Module:
+    """Build the tiny transformer of that name (see `TINY_TRANSFORMERS`).
+
+    `depth` are numbers of blocks, under the names of the functions in `configs`, where they are not to be the usual
+    ones.
+    """
+    return TINY_TRANSFORMERS[name].build(**depth)
 
 
 def transformer_inputs(

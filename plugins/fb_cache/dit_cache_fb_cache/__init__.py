@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dit_cache_backends import (
     CalibratorOptions,
+    Capabilities,
     ConfigError,
     Decision,
     Gate,
@@ -60,6 +61,7 @@ class FirstBlockCache(SpanBackend):
 
     name = "fb_cache"
     Config = FirstBlockCacheConfig
+    capabilities = Capabilities(rank_agreement=True)
     conformance: ClassVar = {"eager": {"threshold": 1e9}, "never": {"threshold": 0.0}}
     config: FirstBlockCacheConfig
 

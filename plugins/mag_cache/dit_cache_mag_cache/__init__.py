@@ -32,7 +32,17 @@ from dit_cache_backends import (
     make_calibrator,
     option,
 )
-from dit_cache_mag_cache.ratios import FOR_CLASS, PUBLISHED, RatioSet, find_ratios, nearest, save_ratios
+from dit_cache_backends.configuration.schema_terms import (
+    Schema,
+    any_of,
+    both_or_neither,
+    given,
+    never,
+    option_is,
+    refine,
+    when,
+)
+from dit_cache_mag_cache.ratios import PUBLISHED, RatioSet, find_ratios, nearest, save_ratios, sets_for
 
 __all__ = [
     "HOSTS",
@@ -94,6 +104,19 @@ class MagCacheConfig(CalibratorOptions, PartOptions):
         help="What is measured is kept under this name, or in this JSON file; ratios takes it from there.",
     )
 
+    @staticmethod
+    def schema_rules() -> list[Schema]:
+        """What the JSON schema says of ``ratios``, and of ``calibrate`` with ``save_as``."""
+        measured = option_is(("calibrate", "mag_calibrate"), {"const": True})
+        ratios = any_of(
+            {"type": ["string", "null"]},
+            {"type": "array", "minItems": 1, "items": {"exclusiveMinimum": 0}},
+        )
+        return [
+            *both_or_neither(measured, given("save_as", nothing={"type": "null"})),
+            *(when(never(measured), refine(name, ratios)) for name in ("ratios", "mag_ratios")),
+        ]
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.calibrate != (self.save_as is not None):
@@ -115,6 +138,7 @@ class MagCache(SpanBackend):
     """MagCache: ratios measured beforehand tell what skipping a step will cost."""
 
     name = "mag_cache"
+    environment: ClassVar = ("DIT_CACHE_MAG_RATIOS",)
     Config = MagCacheConfig
     capabilities = Capabilities(rank_agreement=True)
     conformance: ClassVar = {
@@ -127,12 +151,22 @@ class MagCache(SpanBackend):
         return [Span(0, depth)]
 
     def prepare(self, transformer: nn.Module, card: Card, pipeline: object) -> None:
-        if not self.config.calibrate and self.config.ratios is None and card.transformer not in FOR_CLASS:
+        if self.config.calibrate or self.config.ratios is not None:
+            return
+        sets = sets_for(card.transformer)
+        if len(sets) == 1:
+            return
+        if sets:
             raise ConfigError(
-                f"mag_cache: no ratios are published here for {card.transformer} (there are some for "
-                f"{', '.join(FOR_CLASS)}). Measure them in one run, calibrate: true, save_as: NAME, then give "
-                "ratios: NAME."
+                f"mag_cache: {card.transformer} is the class of several models with ratios of their own. Name those of "
+                f"this one: ratios: {', '.join(sets[:-1])} or {sets[-1]}; or measure them: calibrate: true, save_as: "
+                "NAME, then ratios: NAME."
             )
+        known = sorted({each.transformer for each in PUBLISHED.values()})
+        raise ConfigError(
+            f"mag_cache: no ratios are published here for {card.transformer} (there are some for {', '.join(known)}). "
+            "Measure them in one run, calibrate: true, save_as: NAME, then give ratios: NAME."
+        )
 
     def gate(self, place: Place) -> Gate:
         if self.config.calibrate:
@@ -140,8 +174,9 @@ class MagCache(SpanBackend):
         given = self.config.ratios
         if given is None:
             # prepare has made sure that there is one; a subclass of the model has the set of its base.
-            names = [cls.__name__ for cls in type(place.model()).__mro__]
-            given = next(FOR_CLASS[name] for name in names if name in FOR_CLASS)
+            given = next(
+                sets_for(cls.__name__)[0] for cls in type(place.model()).__mro__ if sets_for(cls.__name__)
+            )
         return MagGate(find_ratios(given).of(place.transformer, place.branch), self.config.limits(), place)
 
     def predictor(self, stream: Stream) -> Predictor:
@@ -210,7 +245,7 @@ class MeasuringGate(Gate):
         self._ratios: list[Tensor] = []
 
     def should_run(self, step: Step, probe: Probe) -> Decision:
-        return Decision(True, "calibration", store=False)
+        return Decision(True, "calibration")  # with store=False it would not be told of the steps that follow
 
     def observe(self, step: Step, probe: Probe, decision: Decision) -> None:
         if not self._leads or probe.exit is None:

@@ -26,6 +26,8 @@ class RatioSet:
     model: str
     source: str
     ratios: Mapping[str, tuple[float, ...]]
+    transformer: str = ""
+    """The class of transformers that it is for, where that is known."""
 
     def of(self, transformer: str, branch: str) -> tuple[float, ...]:
         """The ratios of one branch of one transformer.
@@ -42,22 +44,27 @@ class RatioSet:
         )
 
 
-# Published numbers, digit by digit. 28 steps; the source has one list for all branches.
-PUBLISHED = {
-    "flux_dev": RatioSet(
-        "FLUX.1-dev",
-        "diffusers 0.42.1, hooks/mag_cache.py, FLUX_MAG_RATIOS, after github.com/Zehong-Ma/MagCache",
-        {
-            ANY: (
-                *(1.0, 1.21094, 1.11719, 1.07812, 1.0625, 1.03906, 1.03125, 1.03906, 1.02344, 1.03125),
-                *(1.02344, 0.98047, 1.01562, 1.00781, 1.0, 1.00781, 1.0, 1.00781, 1.0, 1.0),
-                *(0.99609, 0.99609, 0.98047, 0.98828, 0.96484, 0.95703, 0.93359, 0.89062),
-            )
-        },
-    ),
-}
-FOR_CLASS = {"FluxTransformer2DModel": "flux_dev"}
-"""The published set that is taken unless told otherwise, by the class of the transformer."""
+def _published() -> Mapping[str, RatioSet]:
+    path = Path(__file__).with_name("published.json")
+    sets: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return {
+        name: RatioSet(
+            each["model"],
+            each["source"],
+            {key: tuple(ratios) for key, ratios in each["ratios"].items()},
+            each["transformer"],
+        )
+        for name, each in sets.items()
+    }
+
+
+PUBLISHED = _published()
+"""Numbers as they were published, digit by digit, by the name that the option ``ratios`` takes."""
+
+
+def sets_for(transformer: str) -> list[str]:
+    """The names of the published sets for a class of transformers. Several, where models of one class differ."""
+    return [name for name, each in PUBLISHED.items() if each.transformer == transformer]
 
 
 def nearest(ratios: Sequence[float], steps: int) -> tuple[float, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from dit_cache_mag_cache import HOSTS, PUBLISHED, MagCache, find_ratios, nearest
+from dit_cache_mag_cache import HOSTS, PUBLISHED, MagCache, find_ratios, nearest, skipped_steps
 from torch import Tensor, nn
 
-from dit_cache_backends import ConfigError, SpanBackend, enable_cache
+from dit_cache_backends import ConfigError, SpanBackend, enable_cache, list_cards
 from dit_cache_conformance.counting import block_lists, counted
 from dit_cache_conformance.tiny import build, build_transformer, transformer_inputs
 
@@ -78,9 +79,19 @@ def reference(
     return skipped
 
 
-@pytest.mark.parametrize("threshold", [0.02, 0.06, 0.24, 1.0])
+@pytest.mark.parametrize("threshold", [0.0, 0.02, 0.06, 0.24, 1.0])
 @pytest.mark.parametrize(("most", "retention"), [(1, 0.0), (3, 0.2), (5, 0.1)])
 @pytest.mark.parametrize("steps", [7, 16, 28, 50])
+def test_the_steps_worked_out_are_those_of_the_formula(
+    threshold: float, most: int, retention: float, steps: int
+) -> None:
+    skipped = skipped_steps(nearest(RATIOS, steps), threshold, most, retention)
+    assert sorted(skipped) == reference(RATIOS, steps, threshold, most, retention)
+
+
+@pytest.mark.parametrize("threshold", [0.06, 0.24])
+@pytest.mark.parametrize(("most", "retention"), [(1, 0.0), (3, 0.2), (5, 0.1)])
+@pytest.mark.parametrize("steps", [7, 28])
 def test_decisions_are_those_of_the_formula(
     threshold: float, most: int, retention: float, steps: int
 ) -> None:
@@ -266,8 +277,51 @@ def test_what_is_wrong_is_refused_when_the_backend_is_made(options: dict[str, An
 
 
 def test_a_model_without_published_ratios_is_refused_with_what_to_do() -> None:
-    with pytest.raises(ConfigError, match=r"WanTransformer3DModel.*calibrate: true"):
+    with pytest.raises(ConfigError, match=r"no ratios.*SD3Transformer2DModel.*Flux.*Wan.*calibrate: true"):
+        enable_cache(build_transformer("sd3"), MagCache)
+
+
+def test_a_class_of_several_models_is_refused_with_the_names_of_their_sets() -> None:
+    with pytest.raises(ConfigError, match=r"WanTransformer3DModel.*wan21_t2v_1_3b.*or wan21_i2v_720p"):
         enable_cache(build_transformer("wan"), MagCache)
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [("flux_dev", "flux"), ("qwen_image", "qwen_image"), ("hunyuan_video", "hunyuan_video")],
+)
+def test_the_one_set_that_is_published_for_a_class_is_taken_for_it(name: str, model: str) -> None:
+    ratios = PUBLISHED[name].of("transformer", "cond")
+    backend = MagCache({})
+    run(build_transformer(model), backend, model, len(ratios))
+    skipped = backend.summary().cached_steps("transformer", "cond")
+    assert skipped == reference(ratios, len(ratios), *HOSTS["vllm_omni"])
+    assert skipped
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_set_has_an_origin_and_branches_that_all_but_agree(name: str) -> None:
+    """A digit that was mistyped would show: what grows in a step hardly depends on the branch, as the paper says."""
+    each = PUBLISHED[name]
+    assert re.search(r"diffusers 0\.42\.1|at [0-9a-f]{7} ", each.source)
+    assert each.transformer in {card.transformer for card in list_cards()}
+    lists = list(each.ratios.values())
+    assert {len(ratios) for ratios in lists} <= {28, 40, 50}
+    assert all(ratios[0] == 1 for ratios in lists)
+    for ratios in lists[1:]:
+        assert np.abs(np.subtract(ratios, lists[0])).max() < 0.01
+
+
+def test_the_branches_of_wan_have_lists_of_their_own() -> None:
+    options = {"ratios": "wan21_t2v_1_3b", "threshold": 0.02, "max_skip_steps": 3, "retention_ratio": 0.2}
+    tiny = build("wan")
+    with enable_cache(tiny.pipe, MagCache, **options) as backend:
+        tiny.run(num_inference_steps=50)
+        for branch in ("cond", "uncond"):
+            ratios = PUBLISHED["wan21_t2v_1_3b"].of("transformer", branch)
+            assert backend.summary().cached_steps("transformer", branch) == reference(
+                ratios, 50, 0.02, 3, 0.2
+            )
 
 
 def test_the_names_of_vllm_omni_are_taken() -> None:

@@ -86,6 +86,11 @@ class SeaCache(SpanBackend):
     conformance: ClassVar = {
         "eager": {"threshold": 1e9, "cache_end_steps": 0, "calibrator": "none"},
         "never": {"threshold": 0.0},
+        "refuses": {
+            "cogvideox": "its latent is no mixture of picture and noise by a level that its call has",
+            "dit": "its latent is no mixture of picture and noise by a level that its call has",
+            "chroma": "its tokens come with ids of which the class is not listed",
+        },
     }
     config: SeaCacheConfig
 

@@ -28,6 +28,7 @@ from dit_cache_backends import (
     make_calibrator,
     option,
 )
+from dit_cache_backends.configuration.schema_terms import Schema, any_of, refine
 from dit_cache_step_plan.plan import Mask, Plan, read_plan, resampled
 
 __all__ = ["Plan", "StepPlan", "StepPlanConfig", "read_plan", "resampled"]
@@ -54,6 +55,20 @@ class StepPlanConfig(CalibratorOptions, PartOptions):
     )
     Fn_compute_blocks: int = option(0, minimum=0, help="First blocks of each stack, which always run.")
     Bn_compute_blocks: int = option(0, minimum=0, help="Last blocks of each stack, which always run.")
+
+    @staticmethod
+    def schema_rules() -> list[Schema]:
+        """What the JSON schema says of a mask."""
+        path = {"type": "string", "pattern": r"\.([jJ][sS][oO][nN]|[yY][aA]?[mM][lL])$"}
+        text = {"type": "string", "pattern": "^1[01]*$"}
+        listed = {
+            "type": "array",
+            "minItems": 1,
+            "prefixItems": [{"const": 1}],
+            "items": {"enum": [0, 1]},
+        }
+        digits = any_of(text, listed)
+        return [refine("mask", any_of(digits, path)), refine("branches", {"additionalProperties": digits})]
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -113,7 +128,8 @@ class PlanGate(Gate):
         if index >= len(mask):
             return Decision(True, "beyond the plan", store=False)
         # What no later step is skipped with need not be kept.
-        return Decision(bool(mask[index]), "plan", store=0 in mask[index + 1 :])
+        # As long as the number of steps is not known this has to be asked further, to find out a run that is too long.
+        return Decision(bool(mask[index]), "plan", store=step.total is None or 0 in mask[index + 1 :])
 
     def observe(self, step: Step, probe: Probe, decision: Decision) -> None:
         mask, index = self._in_force(step)
