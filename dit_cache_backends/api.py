@@ -3,13 +3,14 @@
 from typing import Any
 
 from dit_cache_backends.backend import CacheBackend
+from dit_cache_backends.config import named_backend
 from dit_cache_backends.models.card import Card
 from dit_cache_backends.registry import get_cache_backend
 
 
 def enable_cache(
     pipeline: object,
-    backend: str | CacheBackend | type[CacheBackend] = "cache_dit",
+    backend: str | CacheBackend | type[CacheBackend] | None = None,
     *,
     card: Card | None = None,
     **config: Any,
@@ -20,9 +21,10 @@ def enable_cache(
 
     Args:
         pipeline: a diffusers pipeline, or a transformer.
-        backend: the name of an installed backend (``dit-cache backends`` lists them), or a backend of your own.
+        backend: the name of an installed backend (``dit-cache backends`` lists them), or a backend of your own. Left
+            out: the one that the configuration names, else ``cache_dit``.
         card: how to read the transformer's blocks, where its class is not known.
-        config: the backend's options.
+        config: the backend's options; or ``cache_config``, a file with them.
 
     Raises:
         UnknownBackendError: if there is no such backend.
@@ -30,6 +32,8 @@ def enable_cache(
         UnknownTransformerError: if nothing is known of the transformer's class.
         AlreadyEnabledError: if a cache is enabled on it.
     """
+    if backend is None:
+        backend = named_backend(config or None) or "cache_dit"
     chosen = get_cache_backend(backend, config or None)
     if chosen is None:
         raise ValueError(

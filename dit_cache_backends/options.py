@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import types
 import typing
@@ -12,7 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from dit_cache_backends.errors import near
 
-__all__ = ["Misfit", "OptionInfo", "Rule", "check", "describe", "option", "rules_of"]
+__all__ = ["Misfit", "OptionInfo", "Rule", "check", "describe", "members", "option", "rules_of"]
 
 _RULE = "dit_cache_backends.rule"
 
@@ -109,9 +110,14 @@ def option(
     return field(default=default, metadata=metadata)
 
 
+@functools.cache
+def _hints(config: type) -> Mapping[str, Any]:
+    return typing.get_type_hints(config)
+
+
 def rules_of(config: type) -> dict[str, tuple[Any, Rule]]:
     """Each settable field of a dataclass with its resolved annotation and its rule."""
-    hints = typing.get_type_hints(config)
+    hints = _hints(config)
     return {
         each.name: (hints[each.name], each.metadata.get(_RULE) or Rule())
         for each in dataclasses.fields(config)
@@ -237,9 +243,9 @@ def _expected(annotation: Any, rule: Rule, given: object) -> str:
     if rule.choices:
         words = valid + (" or null" if type(None) in get_args(annotation) else "")
     elif valid:
-        members = [_words(each) for each in _members(annotation) if each is not type(None)]
-        optional = " or null" if type(None) in _members(annotation) else ""
-        words = f"{' or '.join(members)}, {valid}{optional and ','}{optional}"
+        kinds = [_words(each) for each in members(annotation) if each is not type(None)]
+        optional = " or null" if type(None) in members(annotation) else ""
+        words = f"{' or '.join(kinds)}, {valid}{optional and ','}{optional}"
     hint = ""
     if isinstance(given, str) and not rule.choices:
         hint = _number_hint(given, annotation)
@@ -247,7 +253,7 @@ def _expected(annotation: Any, rule: Rule, given: object) -> str:
 
 
 def _number_hint(given: str, annotation: Any) -> str:
-    if not {int, float} & set(_members(annotation)):
+    if not {int, float} & set(members(annotation)):
         return ""
     try:
         number = float(given)
@@ -257,7 +263,8 @@ def _number_hint(given: str, annotation: Any) -> str:
     return f", which is text; write it as a number: {int(number) if whole else repr(number)}"
 
 
-def _members(annotation: Any) -> tuple[Any, ...]:
+def members(annotation: Any) -> tuple[Any, ...]:
+    """The types of a union; of another annotation itself."""
     return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
 
 
@@ -273,9 +280,9 @@ _PLURALS: dict[Any, str] = {bool: "true and false", int: "whole numbers", float:
 
 
 def _words(annotation: Any) -> str:
-    members = _members(annotation)
-    if len(members) > 1:
-        return " or ".join(_words(member) for member in members)
+    kinds = members(annotation)
+    if len(kinds) > 1:
+        return " or ".join(_words(kind) for kind in kinds)
     if annotation in _WORDS:
         return _WORDS[annotation]
     origin, arguments = get_origin(annotation), get_args(annotation)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dit_cache_backends.config import layered, load_config, option, same_option
+from dit_cache_backends.configuration.dialects import without_nulls
+from dit_cache_backends.configuration.schema_terms import Schema, all_of, given, never, option_is
 from dit_cache_backends.errors import ConfigError, UnknownBackendError, near
 
 if TYPE_CHECKING:
@@ -38,10 +40,16 @@ class PartOptions:
     )
     secondary: dict[str, Any] | None = option(None, help=f"SGLang's name for the overrides of {SECOND}.")
 
+    @staticmethod
+    def schema_rules() -> list[Schema]:
+        """What the JSON schema says of several options at once."""
+        overridden = option_is("overrides", {"required": [SECOND]})
+        return [never(all_of(given("secondary"), overridden))]
+
 
 def given_options(config_class: type, source: object) -> dict[str, Any]:
     """The options that ``source`` itself gives; of a dataclass, those that are not the default."""
-    options = load_config(source)
+    options = without_nulls(config_class, load_config(source))
     if not dataclasses.is_dataclass(source):
         return options
     plain = {each.name: _default(each) for each in dataclasses.fields(config_class)}
@@ -76,8 +84,7 @@ class Parts:
         self.shown_preset = self._preset
         if self._preset is not None:
             self.for_steps(None)
-        for name in self._overrides:
-            self._make((name,))
+        self._make_each()
 
     def of(self, transformer: str, stack: str | None = None) -> SpanBackend:
         """The backend of one transformer (what is decided for all of it at once), or of one of its stacks."""
@@ -114,6 +121,17 @@ class Parts:
                     f"{self._whole.name}: overrides: this model has no transformer and no stack {name!r}."
                     f"{near(name, names)} It has {', '.join(names)}."
                 )
+
+    def _make_each(self) -> None:
+        """Make the backend of each override, so that all of their mistakes are told at once."""
+        problems: list[str] = []
+        for name in self._overrides:
+            try:
+                self._make((name,))
+            except ConfigError as error:  # noqa: PERF203
+                problems += error.problems
+        if problems:
+            raise ConfigError("\n".join(problems), problems)
 
     def _make(self, named: tuple[str, ...]) -> SpanBackend:
         if named not in self._made:

@@ -28,6 +28,7 @@ __all__ = [
     "backend_class",
     "find_backend",
     "get_cache_backend",
+    "installed_names",
     "list_cache_backends",
 ]
 
@@ -87,6 +88,11 @@ def get_cache_backend(name: object, config: object = None) -> CacheBackend | Non
 def list_cache_backends() -> dict[str, BackendInfo]:
     """Every installed backend by its name. All of them are imported; one that fails says why in ``error``."""
     return {name: _info(name, found) for name, found in sorted(_by_name().items())}
+
+
+def installed_names() -> list[str]:
+    """The names of the installed backends, without importing any."""
+    return sorted(_by_name())
 
 
 def find_backend(name: str) -> BackendInfo:

@@ -10,8 +10,10 @@ from dit_cache_backends.calibrators.dmd import DMD, Precision
 from dit_cache_backends.calibrators.foca import FoCa
 from dit_cache_backends.calibrators.hermite import Hermite
 from dit_cache_backends.calibrators.newton import Newton
+from dit_cache_backends.calibrators.rules import calibrator_rules
 from dit_cache_backends.calibrators.taylorseer import TaylorSeer
 from dit_cache_backends.config import option
+from dit_cache_backends.configuration.schema_terms import Schema
 from dit_cache_backends.engine.predictors import Of, Predictor, Reuse
 from dit_cache_backends.engine.spans import Stream
 from dit_cache_backends.errors import ConfigError
@@ -117,6 +119,11 @@ class CalibratorOptions:
                 "enable_encoder_calibrator and enable_encoder_taylorseer contradict each other; give one of them"
             )
         return problems
+
+    @staticmethod
+    def schema_rules() -> list[Schema]:
+        """What the JSON schema says of several options at once."""
+        return calibrator_rules()
 
     def calibrator_of(self, main: bool) -> str:
         """The calibrator of the denoised stream (``main``), or of the others; "none" where there is none."""

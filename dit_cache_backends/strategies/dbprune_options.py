@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from dit_cache_backends.calibrators import CalibratorOptions
 from dit_cache_backends.config import option
+from dit_cache_backends.configuration.schema_terms import Schema, given, option_is, when
 from dit_cache_backends.errors import ConfigError
 from dit_cache_backends.strategies.schedule_options import ScheduleOptions
 
@@ -55,6 +56,12 @@ class DBPruneConfig(CalibratorOptions, ScheduleOptions):
         choices=("bfloat16", "float16"),
         help="Keep and compare the inputs in this type, to save memory. Null: in the model's own.",
     )
+
+    @staticmethod
+    def schema_rules() -> list[Schema]:
+        """What the JSON schema says of several options at once."""
+        raised = option_is("enable_dynamic_prune_threshold", {"const": True})
+        return [when(given("max_dynamic_prune_threshold"), raised)]
 
     def __post_init__(self) -> None:
         problems = self.schedule_problems() + self.calibrator_problems()

@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
 
 from dit_cache_backends.config import option
+from dit_cache_backends.configuration.schema_terms import (
+    Schema,
+    all_of,
+    any_of,
+    both_or_neither,
+    given,
+    never,
+    refine,
+)
 from dit_cache_backends.parts import PartOptions
 from dit_cache_backends.strategies.scm import POLICIES, bins_mask
+
+_MASKS = ("steps_computation_mask", "scm_compute_bins", "scm_steps_mask_policy")
+"""Options each of which gives a mask."""
 
 
 @dataclass(frozen=True)
@@ -91,11 +104,25 @@ class ScheduleOptions(PartOptions):
     def schedule_problems(self) -> list[str]:
         """What contradicts itself among these options."""
         problems = [problem for problem in (self._mask_problem(), self._bins_problem()) if problem]
-        names = ("steps_computation_mask", "scm_compute_bins", "scm_steps_mask_policy")
-        given = [name for name in names if getattr(self, name) not in (None, "none")]
-        if len(given) > 1:
-            problems.append(f"{' and '.join(given)} each give a mask; give one of them")
+        said = [name for name in _MASKS if getattr(self, name) not in (None, "none")]
+        if len(said) > 1:
+            problems.append(f"{' and '.join(said)} each give a mask; give one of them")
         return problems
+
+    @staticmethod
+    def schema_rules() -> list[Schema]:
+        """What the JSON schema says of several options at once."""
+        digits = {"type": "array", "minItems": 1, "items": {"enum": [0, 1]}}
+        text = {"type": "string", "pattern": f"^(none|{'|'.join(POLICIES)}|[01]+)$"}
+        bins = {"type": ["array", "null"], "minItems": 1}
+        masks = [given(name) for name in _MASKS]
+        return [
+            refine("steps_computation_mask", any_of(digits, text, {"type": "null"})),
+            refine("scm_compute_bins", bins),
+            refine("scm_cache_bins", bins),
+            *both_or_neither(given("scm_compute_bins"), given("scm_cache_bins")),
+            *(never(all_of(one, other)) for one, other in combinations(masks, 2)),
+        ]
 
     @property
     def policy(self) -> str | None:

@@ -98,6 +98,7 @@ USES: tuple[Use, ...] = (
     Use("StableAudioDiTModel", "stable_audio", {"num_layers": 24, "num_attention_heads": 24}),
     Use("LongCatImageTransformer2DModel", "longcat_image", {"joint_attention_dim": 3584}),
     Use("MiniMaxH3Transformer3DModel", "minimax_h3", {"num_layers": 50}),
+    Use("MiniMaxH3DiTModel", "minimax_h3", {"num_layers": 50}),
 )
 
 
@@ -143,15 +144,40 @@ HOW = (
 
 
 def _has(model: nn.Module, wanted: Mapping[str, object]) -> bool:
-    config = getattr(model, "config", None)
-    return all(getattr(config, key, None) == value for key, value in wanted.items())
+    facts = {key: _fact(model, key) for key in wanted}
+    known = {key: value for key, value in facts.items() if value is not UNKNOWN}
+    return bool(known or not wanted) and all(wanted[key] == value for key, value in known.items())
 
 
 def _own(model: nn.Module, uses: Iterable[Use]) -> str:
     """What the configuration says where the published models are told by it."""
-    config = getattr(model, "config", None)
     keys = dict.fromkeys(key for use in uses for key in use.config)
-    return ", ".join(f"{key} {getattr(config, key, None)}" for key in keys)
+    return ", ".join(f"{key} {value}" for key in keys if (value := _fact(model, key)) is not UNKNOWN)
+
+
+UNKNOWN = object()
+_LISTS = {
+    "num_layers": ("transformer_blocks", "blocks"),
+    "num_single_layers": ("single_transformer_blocks",),
+}
+
+
+def _fact(model: nn.Module, key: str) -> object:
+    """What a model's configuration says; ``UNKNOWN`` where it has none and the model itself does not tell.
+
+    The models of vLLM-Omni keep no whole configuration: there the number of blocks is counted, and what is kept on the
+    model is taken.
+    """
+    config = getattr(model, "config", None)
+    if hasattr(config, key) or hasattr(model, "register_to_config"):
+        return getattr(config, key, None)
+    for path in _LISTS.get(key, ()):
+        blocks = getattr(model, path, None)
+        if isinstance(blocks, nn.ModuleList):
+            return len(blocks)
+    if key == "joint_attention_dim":
+        return getattr(getattr(model, "context_embedder", None), "in_features", UNKNOWN)
+    return getattr(model, key, UNKNOWN)
 
 
 def _listed(uses: Iterable[Use]) -> str:

@@ -7,6 +7,15 @@ from dataclasses import dataclass
 
 from dit_cache_backends.calibrators import CalibratorOptions
 from dit_cache_backends.config import option
+from dit_cache_backends.configuration.schema_terms import (
+    Schema,
+    all_of,
+    any_of,
+    forgiving,
+    given,
+    never,
+    refine,
+)
 from dit_cache_backends.errors import ConfigError, near
 from dit_cache_backends.parts import PartOptions
 from dit_cache_backends.strategies.tea_cache_coefficients import IDENTITY, PUBLISHED, CoefficientSet
@@ -101,6 +110,20 @@ class TeaCacheConfig(CalibratorOptions, PartOptions):
         problems += self.calibrator_problems()
         if problems:
             raise ConfigError("; ".join(problems), problems)
+
+    @staticmethod
+    def schema_rules() -> list[Schema]:
+        """What the JSON schema says of several options at once, and of values closer than their type."""
+        null: Schema = {"type": "null"}
+        whole: Schema = {"type": ["integer", "null"]}
+        names = forgiving([*PUBLISHED, "identity"], also=".")
+        return [
+            refine("coefficients", any_of(null, names, {"type": "array", "minItems": 1})),
+            refine("coefficients_range", any_of(null, {"type": "array", "minItems": 2, "maxItems": 2})),
+            refine("start_step", any_of(whole, {"maximum": 1})),
+            refine("end_step", any_of(whole, {"type": "number", "minimum": 0, "maximum": 1})),
+            never(all_of(given("rel_l1_thresh"), given("rel_l1_thresh_scale"))),
+        ]
 
     def given_set(self) -> CoefficientSet | None:
         """The coefficients that were given; None where those for the model are to be found."""
