@@ -12,11 +12,16 @@ from collections.abc import Iterable
 __all__ = [
     "AlreadyEnabledError",
     "BackendLoadError",
+    "CancelledGeneration",
     "CardError",
     "ConfigError",
+    "ConfigWarning",
     "DitCacheError",
     "DuplicateBackendError",
+    "EngineClosedError",
     "NotEnabledError",
+    "PlacementError",
+    "QueueFullError",
     "UnknownBackendError",
     "UnknownTransformerError",
     "near",
@@ -58,6 +63,10 @@ class ConfigError(DitCacheError, ValueError):
         self.problems = tuple(problems) or (message,)
 
 
+class ConfigWarning(UserWarning):
+    """Something in a configuration was understood although it is not written as it should be."""
+
+
 class UnknownTransformerError(DitCacheError, LookupError):
     """No card describes the class of the transformer, so where its blocks are is not known."""
 
@@ -72,6 +81,22 @@ class AlreadyEnabledError(DitCacheError, RuntimeError):
 
 class NotEnabledError(DitCacheError, RuntimeError):
     """Something was asked of a cache that is not enabled there."""
+
+
+class QueueFullError(DitCacheError, RuntimeError):
+    """As many requests wait as may wait. It can be tried again when one of them is done."""
+
+
+class CancelledGeneration(DitCacheError, RuntimeError):
+    """The result of a request was asked for that had been cancelled."""
+
+
+class EngineClosedError(DitCacheError, RuntimeError):
+    """A request was handed to an engine that has been closed."""
+
+
+class PlacementError(DitCacheError, RuntimeError):
+    """A way to run the model was asked for (ranks, attention, precision, compilation) that is not to be had here."""
 
 
 def near(name: str, candidates: Iterable[str], *, count: int = 3) -> str:

@@ -105,8 +105,9 @@ class Attachment:
         """Stand in for a call of the transformer; ``run`` is its own ``__call__``."""
         if self.local.call is not None or self.local.plain:
             return run(*args, **kwargs)
-        if self._ranks.groups and not is_shared():
-            with agreeing(self._ranks.groups):
+        ranks = self._ranks
+        if ranks.groups and not ranks.votes and not is_shared():
+            with agreeing(ranks.groups):
                 return self.forward(run, args, kwargs, grad)
         plain = "gradients are enabled" if grad else self._must_run(args, kwargs)
         if plain:
@@ -119,7 +120,7 @@ class Attachment:
         session, step = self._begin(args, kwargs)
         reasons = session.retired.get((self.name, step.branch))
         if reasons is None:
-            votes = self._ranks.votes and is_shared()
+            votes = ranks.groups if ranks.votes else ()
             argument = partial(self._argument, args=args, kwargs=kwargs)
             call: Call | RetiredCall = Call(self, session, step, argument, votes)
         else:

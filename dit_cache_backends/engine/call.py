@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
@@ -13,7 +13,7 @@ from dit_cache_backends.engine.gates import Ahead, Decision, Place, Probe
 from dit_cache_backends.engine.offload import HOOKS, bring_in
 from dit_cache_backends.engine.passing import check_passed, passed
 from dit_cache_backends.engine.plan import Site, StackPlan
-from dit_cache_backends.engine.ranks import summed_over_ranks
+from dit_cache_backends.engine.ranks import agreeing, summed_over_ranks
 from dit_cache_backends.engine.residuals import predicted, refuse_writes, store
 from dit_cache_backends.engine.sessions import Session, Slot, SlotKey, signature
 from dit_cache_backends.engine.spans import Streams
@@ -25,6 +25,9 @@ from dit_cache_backends.engine.visit import (
     fitted,
 )
 from dit_cache_backends.summary import Row
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 class Frame(Protocol):
@@ -59,7 +62,7 @@ class Call:
         session: Session,
         step: Step,
         argument: Callable[[str], Any],
-        votes: bool = False,
+        votes: "tuple[ProcessGroup, ...]" = (),
         forced: str = "",
     ) -> None:
         self._frame = frame
@@ -69,7 +72,7 @@ class Call:
         self._session = session
         self._step = step
         self._votes = votes
-        """Other ranks hold shards of the request, and the strategy does not see to it that all decide alike."""
+        """The groups whose ranks vote on each decision, where the strategy does not see to it that they agree."""
         self._forced = forced
         """Why nothing may be skipped in this forward; empty where something may."""
         self._states: dict[int, StackState] = {}
@@ -234,7 +237,7 @@ class Call:
                     slot.follows = False
         decision = self._decide(slot, probe, streams)
         if self._votes:
-            decision = _voted(decision, streams)
+            decision = _voted(decision, streams, self._votes)
         probe.decided()
         state.note(decision)
         visit = state.visits[number] = Visit(site, slot, probe, decision)
@@ -336,10 +339,12 @@ def _with_versions(slot: Slot, plan: StackPlan, step: Step, streams: Streams) ->
         return predicted(slot, plan, step, streams)
 
 
-def _voted(decision: Decision, streams: Streams) -> Decision:
+def _voted(decision: Decision, streams: Streams, groups: "tuple[ProcessGroup, ...]") -> Decision:
     """What the ranks decide together: where one has to run, all run."""
     main = streams[0]
     votes = torch.tensor(float(decision.run), device=None if main is None else main.device)
-    if not summed_over_ranks(votes).item() or decision.run:
+    with agreeing(groups):
+        votes = summed_over_ranks(votes)
+    if not votes.item() or decision.run:
         return decision
     return Decision(True, "another rank runs", decision.difference)

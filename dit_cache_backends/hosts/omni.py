@@ -14,9 +14,8 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -26,11 +25,13 @@ from torch import nn
 from typing_extensions import Self
 
 from dit_cache_backends.backend import CacheBackend
-from dit_cache_backends.errors import ConfigError, UnknownTransformerError, near
-from dit_cache_backends.hosts.requests import OmniDiffusionSamplingParams, OmniRequestOutput, call_arguments
-from dit_cache_backends.hosts.timing import transformer_seconds
-from dit_cache_backends.pipelines import transformers_of
-from dit_cache_backends.registry import get_cache_backend
+from dit_cache_backends.configuration.settings import NOT_SAID, Settings, find_settings
+from dit_cache_backends.errors import ConfigError, near
+from dit_cache_backends.hosts.calls import device_of
+from dit_cache_backends.hosts.engine import Engine, check_bounds
+from dit_cache_backends.hosts.generation import Generation
+from dit_cache_backends.hosts.placement import Placement
+from dit_cache_backends.hosts.requests import DEFAULT, OmniDiffusionSamplingParams, OmniRequestOutput
 
 __all__ = ["Omni", "OmniDiffusionSamplingParams", "OmniRequestOutput"]
 
@@ -38,42 +39,58 @@ log = logging.getLogger(__name__)
 
 Prompt = str | Mapping[str, Any]
 
-_FROM_ENVIRONMENT: Any = object()
-_ENVIRONMENT = "DIFFUSION_CACHE_BACKEND"
-
 
 class Omni:
     """A diffusers pipeline with a cache backend, driven as vLLM-Omni's ``Omni`` is.
 
-    Also a context manager: leaving it takes the cache off the pipeline.
+    Also a context manager: leaving it takes the cache off the pipeline. ``omni.engine`` takes single requests
+    (:class:`~dit_cache_backends.hosts.engine.Engine`).
 
     Args:
         model: A folder or the name of a model for ``DiffusionPipeline.from_pretrained``; a diffusers pipeline,
             which is used as it is; or ``"demo"``, the model that is shipped with this package. A mapping named
             ``call_defaults`` on the pipeline fills in what a request does not say.
         cache_backend: As for :func:`~dit_cache_backends.registry.get_cache_backend`. If it is left out, the
-            environment variable ``DIFFUSION_CACHE_BACKEND`` decides, as with vLLM-Omni; ``None`` means no cache.
-        cache_config: The backend's options.
+            file given as ``cache_config`` decides, then the environment variable ``DIFFUSION_CACHE_BACKEND``, as with
+            vLLM-Omni; ``None`` means no cache.
+        cache_config: The backend's options, or a file with the sections that follow
+            (:func:`~dit_cache_backends.configuration.settings.find_settings`).
         dtype: ``torch.bfloat16`` or its name. Unless said, bfloat16 on a GPU and float32 on a CPU; a pipeline
             that was handed over stays as it is.
-        device: Where to run. Unless said, the first GPU if there is one; a pipeline that was handed over stays.
+        device: Where to run. Unless said, the first GPU if there is one (under ``torchrun`` the one of this process); a
+            pipeline that was handed over stays.
         enable_cache_dit_summary: Log the cache's summary after each prompt.
+        max_concurrent: Prompts of one ``generate`` that take turns, a step each, instead of one after the other.
+        max_batch: Prompts that may share one call of the pipeline.
+        parallelism_config: Processes that share each prompt: ``ulysses_size``, ``ring_size``, ``tp_size``, or ``auto``.
+        attention_backend: For diffusers' ``set_attention_backend``.
+        quantize_config: Which weights torchao keeps in fewer bits.
+        compile: True, or arguments for ``torch.compile``.
+        settings: The cache and all of these as found before; then neither they nor the environment are asked.
 
     Raises:
         ConfigError: An argument is unknown or the options do not fit the backend.
         UnknownBackendError: No backend of that name is installed.
         UnknownTransformerError: Nothing is known of the pipeline's transformer.
+        PlacementError: The model cannot be run that way here.
     """
 
     def __init__(
         self,
         model: object,
-        cache_backend: object = _FROM_ENVIRONMENT,
+        cache_backend: object = DEFAULT,
         cache_config: object = None,
         dtype: torch.dtype | str | None = None,
         device: torch.device | str | None = None,
         *,
         enable_cache_dit_summary: bool = False,
+        max_concurrent: int = 1,
+        max_batch: int = 1,
+        parallelism_config: Mapping[str, Any] | None = None,
+        attention_backend: str | None = None,
+        quantize_config: Mapping[str, Any] | None = None,
+        compile: bool | Mapping[str, Any] | None = None,
+        settings: Settings | None = None,
         **unknown: object,
     ) -> None:
         if unknown:
@@ -84,14 +101,38 @@ class Omni:
                 f" pipeline in this process, so what concerns vLLM-Omni's engine has no meaning here; leave it out."
                 f" Known: {', '.join(known)}."
             )
-        if cache_backend is _FROM_ENVIRONMENT:
-            cache_backend = os.environ.get(_ENVIRONMENT) or None
         # Before the model is loaded, so that a wrong option costs no minutes.
-        self.backend: CacheBackend | None = get_cache_backend(cache_backend, cache_config)
-        self.pipeline: Any = _load(model, _dtype(dtype), device)
+        check_bounds(max_concurrent=(max_concurrent, 1), max_batch=(max_batch, 1))
+        if settings is None:
+            settings = find_settings(
+                NOT_SAID if cache_backend is DEFAULT else cache_backend,
+                cache_config,
+                parallelism_config=parallelism_config,
+                quantize_config=quantize_config,
+                attention_backend=attention_backend,
+                compile=compile,
+            )
+        settings.make_backend()
+        wanted = _dtype(dtype)
+        device = _device(model, device)
+        placement = Placement(settings, device_of(model) if device is None else torch.device(device))
+        self.pipeline: Any = _load(model, wanted, device)
+        # So many are handed in at once: as many as run, and with batches those that the next run is made of.
+        self._ahead = max_concurrent * max_batch + (max_batch if max_batch > 1 else 0)
+        self.engine = Engine(
+            self.pipeline,
+            settings=settings,
+            placement=placement,
+            max_concurrent=max_concurrent,
+            max_batch=max_batch,
+            max_waiting=self._ahead,
+        )
         self._log_summary = enable_cache_dit_summary
-        if self.backend is not None:
-            self.backend.enable(self.pipeline)
+
+    @property
+    def backend(self) -> CacheBackend | None:
+        """The backend of prompts that ask for no other."""
+        return self.engine.backend
 
     def generate(
         self,
@@ -103,7 +144,7 @@ class Omni:
         py_generator: bool = False,
         use_tqdm: bool = True,
     ) -> Any:
-        """Draw each prompt, one after the other.
+        """Draw each prompt, one after the other unless ``max_concurrent`` or ``max_batch`` is more than 1.
 
         Args:
             prompts: A text, or a mapping with the keys ``prompt`` and ``negative_prompt``, or several of them.
@@ -112,27 +153,22 @@ class Omni:
             use_tqdm: Show the pipeline's progress bar.
 
         Returns:
-            An :class:`OmniRequestOutput` for each prompt.
+            An :class:`OmniRequestOutput` for each prompt, in their order.
 
         Raises:
-            ConfigError: The pipeline has no argument for something that was given.
+            ConfigError: The pipeline has no argument for something that was given, or a prompt's own cache settings
+                do not fit.
         """
         requests = [prompts] if isinstance(prompts, (str, Mapping)) else list(prompts)
         each = _one_for_each(sampling_params_list, len(requests))
-        known = _arguments_of(self.pipeline)
-        name = type(self.pipeline).__name__
-        defaults = dict(getattr(self.pipeline, "call_defaults", {}))
-        calls = [
-            defaults | call_arguments(prompt, params, known, name)
-            for prompt, params in zip(requests, each, strict=True)
-        ]
-        outputs = self._run(requests, calls, use_tqdm)
+        for prompt, params in zip(requests, each, strict=True):
+            self.engine.check(prompt, params)
+        outputs = self._run(list(zip(requests, each, strict=True)), use_tqdm)
         return outputs if py_generator else list(outputs)
 
     def close(self) -> None:
         """Take the cache off the pipeline. The pipeline itself is left as it was."""
-        if self.backend is not None:
-            self.backend.disable(self.pipeline)
+        self.engine.close()
 
     shutdown = close
 
@@ -143,30 +179,28 @@ class Omni:
         self.close()
 
     def _run(
-        self, prompts: Iterable[Prompt], calls: Iterable[dict[str, Any]], use_tqdm: bool
+        self, requests: Sequence[tuple[Prompt, OmniDiffusionSamplingParams]], use_tqdm: bool
     ) -> Iterator[OmniRequestOutput]:
-        for index, (prompt, arguments) in enumerate(zip(prompts, calls, strict=True)):
-            if self.backend is not None:
-                self.backend.refresh(self.pipeline, _steps(self.pipeline, arguments))
-            with (
-                _progress(self.pipeline, use_tqdm),
-                transformer_seconds(_transformers(self.pipeline)) as watch,
-            ):
-                began = time.perf_counter()
-                result = self.pipeline(**arguments)
-                total = time.perf_counter() - began
-            summary = None if self.backend is None else self.backend.summary()
-            if self._log_summary and summary is not None:
-                log.info("%s\n%s", prompt, summary)
-            images, kind = _images(result)
-            yield OmniRequestOutput(
-                request_id=f"{index}_{uuid4()}",
-                prompt=prompt,
-                images=images,
-                final_output_type=kind,
-                timings={"total": total} | ({"transformer": watch.seconds} if watch.calls else {}),
-                cache_summary=summary,
-            )
+        under_way: deque[Generation] = deque()
+        try:
+            for index, (prompt, params) in enumerate(requests):
+                while len(under_way) >= self._ahead:
+                    yield self._output(under_way)
+                name = f"{index}_{uuid4()}"
+                under_way.append(self.engine.submit(prompt, params, request_id=name, progress_bar=use_tqdm))
+            while under_way:
+                yield self._output(under_way)
+        finally:
+            # Also where the caller was interrupted, or asks for no more.
+            for generation in under_way:
+                generation.cancel()
+
+    def _output(self, under_way: deque[Generation]) -> OmniRequestOutput:
+        output = under_way[0].result()
+        under_way.popleft()
+        if self._log_summary and output.cache_summary is not None:
+            log.info("%s\n%s", output.prompt, output.cache_summary)
+        return output
 
 
 def _load(model: Any, dtype: torch.dtype | None, device: torch.device | str | None) -> Any:
@@ -180,8 +214,8 @@ def _load(model: Any, dtype: torch.dtype | None, device: torch.device | str | No
             key: value for key, value in {"dtype": dtype, "device": device}.items() if value is not None
         }
         return model.to(**wanted) if wanted else model
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16)
+    device = torch.device("cpu") if device is None else torch.device(device)
+    dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
     try:
         if model == "demo":
             from dit_cache_backends.demo import load_demo
@@ -224,47 +258,11 @@ def _one_for_each(given: object, count: int) -> list[OmniDiffusionSamplingParams
     return list(listed)
 
 
-def _arguments_of(pipeline: Any) -> dict[str, inspect.Parameter]:
-    parameters = inspect.signature(pipeline.__call__).parameters
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {name: parameter for name, parameter in parameters.items() if parameter.kind in named}
-
-
-def _steps(pipeline: Any, arguments: Mapping[str, Any]) -> int:
-    """How many steps the call will take, as far as its arguments tell; 0 if they do not."""
-    for name in ("timesteps", "sigmas"):
-        if arguments.get(name) is not None:
-            return len(arguments[name])
-    default = _arguments_of(pipeline).get("num_inference_steps")
-    steps = arguments.get("num_inference_steps", default.default if default is not None else None)
-    return steps if isinstance(steps, int) else 0
-
-
-def _transformers(pipeline: Any) -> list[nn.Module]:
-    try:
-        return list(transformers_of(pipeline).values())
-    except UnknownTransformerError:
-        return []  # a pipeline without one can run, just not with a cache
-
-
-def _images(result: Any) -> tuple[list[Any], str]:
-    for name, kind in (("images", "image"), ("frames", "video"), ("audios", "audio")):
-        if hasattr(result, name):
-            return list(getattr(result, name)), kind
-    raise ConfigError(
-        f"the pipeline gave a {type(result).__name__}, which holds neither images, frames nor audios"
-    )
-
-
-@contextmanager
-def _progress(pipeline: Any, show: bool) -> Iterator[None]:
-    """The pipeline's own progress bar, hidden for a while if it is not wanted."""
-    if show or not hasattr(pipeline, "set_progress_bar_config"):
-        yield
-        return
-    before = dict(getattr(pipeline, "_progress_bar_config", {}))
-    pipeline.set_progress_bar_config(**(before | {"disable": True}))
-    try:
-        yield
-    finally:
-        pipeline.set_progress_bar_config(**before)
+def _device(model: object, device: torch.device | str | None) -> torch.device | str | None:
+    """Where a model that is loaded goes unless something else was said; None for a pipeline that is there."""
+    if device is not None or not isinstance(model, (str, Path)):
+        return device
+    if not torch.cuda.is_available():
+        return "cpu"
+    rank = os.environ.get("LOCAL_RANK")
+    return "cuda" if rank is None else f"cuda:{rank}"

@@ -13,7 +13,26 @@ if TYPE_CHECKING:
 
     from dit_cache_backends.summary import Summary
 
-__all__ = ["OmniDiffusionSamplingParams", "OmniRequestOutput", "call_arguments"]
+__all__ = ["DEFAULT", "OmniDiffusionSamplingParams", "OmniRequestOutput", "call_arguments"]
+
+
+class _Default:
+    """Stands for "as the engine was told", where ``None`` already means "no cache"."""
+
+    def __repr__(self) -> str:
+        return "DEFAULT"
+
+    def __copy__(self) -> _Default:
+        return self
+
+    def __deepcopy__(self, memo: object) -> _Default:
+        return self
+
+    def __reduce__(self) -> str:
+        return "DEFAULT"
+
+
+DEFAULT: Any = _Default()
 
 
 @dataclass
@@ -54,6 +73,11 @@ class OmniDiffusionSamplingParams:
     cfg_normalize: bool | None = None
     use_en_prompt: bool | None = None
     extra_args: dict[str, Any] = field(default_factory=dict)
+    cache_backend: Any = DEFAULT
+    """The cache of this request alone: a backend as :func:`~dit_cache_backends.registry.get_cache_backend` takes it;
+    ``None`` or ``"none"`` for no cache; unless said, that of the engine."""
+    cache_config: Any = None
+    """Options of the cache for this request alone. With the engine's own backend they stand over its options."""
 
 
 @dataclass
@@ -66,7 +90,8 @@ class OmniRequestOutput:
     """The pictures as the pipeline gave them; for a video pipeline its videos, each a list of frames."""
     final_output_type: str = "image"
     timings: dict[str, float] = field(default_factory=dict)
-    """Seconds: ``total`` for the whole call; ``transformer``, where it can be told, for the part spent in them."""
+    """Seconds: ``total`` for the whole call; ``in_turn`` without the turns of other requests; ``transformer``, where it
+    can be told, for the part spent in them."""
     cache_summary: Summary | None = None
     finished: bool = True
     stage_id: int = 0
@@ -103,6 +128,8 @@ _TRANSLATED = {
     "num_outputs_per_prompt",
     "num_frames",
     "extra_args",
+    "cache_backend",
+    "cache_config",
 }
 _PROMPT_KEYS = ("prompt", "negative_prompt", "prompt_embeds", "negative_prompt_embeds")
 _OTHER_PROMPT_KEYS = ("multi_modal_data", "modalities")

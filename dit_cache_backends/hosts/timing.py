@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -22,19 +23,29 @@ class Stopwatch:
 
 
 @contextmanager
-def transformer_seconds(modules: Iterable[nn.Module]) -> Iterator[Stopwatch]:
-    """Time the forwards of ``modules`` within the block. On a GPU each forward is waited for.
+def transformer_seconds(
+    modules: Iterable[nn.Module], before: Callable[[], object] | None = None
+) -> Iterator[Stopwatch]:
+    """Time the forwards of ``modules`` that this thread makes within the block. On a GPU each forward is waited for.
 
-    A module compiled in place (``module.compile()``) is left out: hooks would be compiled with it, anew each time.
+    ``before`` is called ahead of each. A module compiled in place (``module.compile()``) is left out: hooks would be
+    compiled with it, anew each time.
     """
     watch = Stopwatch()
     began: list[float] = []
+    thread = threading.get_ident()
 
     def begin(module: nn.Module, *_: object) -> None:
+        if threading.get_ident() != thread:
+            return
         _wait_for(module)
         began.append(time.perf_counter())
+        if before is not None:
+            before()
 
     def end(module: nn.Module, *_: object) -> None:
+        if threading.get_ident() != thread:
+            return
         _wait_for(module)
         watch.seconds += time.perf_counter() - began.pop()
         watch.calls += 1
