@@ -37,8 +37,11 @@ def quiet() -> None:
 
 
 @contextmanager
-def readable_errors() -> Iterator[None]:
-    """What a user can mend is said in a line on standard error, and the exit status is 2; no traceback."""
+def readable_errors(extra: str = "demo") -> Iterator[None]:
+    """What a user can mend is said in a line on standard error, and the exit status is 2; no traceback.
+
+    ``extra`` brings the packages that the command needs.
+    """
     try:
         yield
     except DitCacheError as error:
@@ -50,7 +53,7 @@ def readable_errors() -> Iterator[None]:
             raise
         typer.echo(
             f"dit-cache: this command needs {package}, which is not installed."
-            " Install the extra: pip install 'dit-cache-backends[demo]'",
+            f" Install the extra: pip install 'dit-cache-backends[{extra}]'",
             err=True,
         )
         raise typer.Exit(2) from error
