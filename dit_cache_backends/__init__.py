@@ -35,6 +35,7 @@ from dit_cache_backends.errors import (
     UnknownBackendError,
     UnknownTransformerError,
 )
+from dit_cache_backends.hosts.engine import Engine
 from dit_cache_backends.hosts.omni import Omni, OmniDiffusionSamplingParams
 from dit_cache_backends.models import BlockList, Card, Stack, list_cards, register_card, stack
 from dit_cache_backends.models.inspect import Inspection, inspect_transformer
@@ -58,6 +59,7 @@ __all__ = [
     "Decision",
     "DitCacheError",
     "DuplicateBackendError",
+    "Engine",
     "Event",
     "FoCa",
     "Gate",

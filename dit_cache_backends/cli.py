@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from dit_cache_backends.cli_config import CacheBackendOption, CacheConfigOption, config, told_settings
 from dit_cache_backends.cli_models import models
+from dit_cache_backends.cli_serve import serve
 from dit_cache_backends.errors import ConfigError, DitCacheError
 from dit_cache_backends.terminal import print_columns, quiet, readable_errors
 
@@ -27,6 +29,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(models, name="models")
+app.add_typer(config, name="config")
+app.command()(serve)
 
 
 @app.command()
@@ -69,21 +73,8 @@ def generate(
     model: Annotated[
         str, typer.Option(help="'demo' (the shipped one), a folder, or a name on the model hub.")
     ] = "demo",
-    cache_backend: Annotated[
-        str | None,
-        typer.Option(
-            envvar=["DIT_CACHE_BACKEND", "DIFFUSION_CACHE_BACKEND"],
-            help="The name of an installed backend (`dit-cache backends`); without one every block runs.",
-        ),
-    ] = None,
-    cache_config: Annotated[
-        str | None,
-        typer.Option(
-            envvar="DIT_CACHE_CONFIG",
-            metavar="JSON|@FILE|PATH",
-            help="Its options: JSON, or a JSON or YAML file, which may name the backend, too.",
-        ),
-    ] = None,
+    cache_backend: CacheBackendOption = None,
+    cache_config: CacheConfigOption = None,
     num_inference_steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 28,
     seed: Annotated[int, typer.Option(help="Of the first noise.")] = 0,
     output: Annotated[Path, typer.Option(help="The PNG to write; several are numbered.")] = Path(
@@ -106,12 +97,10 @@ def generate(
 ) -> None:
     """Draw pictures, with a cache backend or without."""
     with readable_errors():
-        from dit_cache_backends.config import named_backend
         from dit_cache_backends.hosts.omni import Omni, OmniDiffusionSamplingParams
-        from dit_cache_backends.registry import get_cache_backend
 
         # A mistake here is told before diffusers is even imported.
-        backend = get_cache_backend(cache_backend or named_backend(cache_config), cache_config)
+        settings = told_settings(cache_backend, cache_config)
         quiet()
         params = OmniDiffusionSamplingParams(
             height=height,
@@ -123,7 +112,7 @@ def generate(
             seed=seed,
             output_type="pil",
         )
-        with Omni(model, backend, dtype=dtype, device=device) as omni:
+        with Omni(model, settings=settings, dtype=dtype, device=device) as omni:
             results = omni.generate(prompts, params, py_generator=True, use_tqdm=sys.stderr.isatty())
             paths = iter(_paths(output))
             for result in results:

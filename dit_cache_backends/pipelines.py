@@ -47,15 +47,20 @@ def transformers_of(pipeline: object) -> dict[str, nn.Module]:
 
 
 def _named(pipeline: object) -> dict[str, nn.Module]:
-    """By the names that a vLLM-Omni pipeline declares, else by those that pipelines of diffusers have."""
-    names = getattr(type(pipeline), "_dit_modules", None) or _NAMES
+    """By the names that a vLLM-Omni pipeline declares, else by those that pipelines of diffusers have.
+
+    A dotted name may be that of a part (the language model in a transformer): then the innermost module with a card.
+    """
     found: dict[str, nn.Module] = {}
-    for name in names:
-        value: Any = pipeline
-        for part in name.split("."):
-            value = getattr(value, part, None)
-        if isinstance(value, nn.Module) and (not isinstance(pipeline, nn.Module) or _known(value)):
-            found[name] = value
+    for name in getattr(type(pipeline), "_dit_modules", None) or _NAMES:
+        parts = name.split(".")
+        for end in range(len(parts), 0, -1):
+            value: Any = pipeline
+            for part in parts[:end]:
+                value = getattr(value, part, None)
+            if isinstance(value, nn.Module) and (not isinstance(pipeline, nn.Module) or _known(value)):
+                found[".".join(parts[:end])] = value
+                break
     return found
 
 
@@ -133,8 +138,9 @@ class SchedulerClock(Clock):
             return self._shares
         self._run, self._shares = weakref.ref(timesteps), {}
         pipeline = self._pipeline()
-        config = getattr(pipeline, "config", None)
-        ratio = getattr(config, "boundary_ratio", None)
+        ratio = getattr(getattr(pipeline, "config", None), "boundary_ratio", None)
+        if ratio is None:  # where vLLM-Omni's pipelines have it
+            ratio = getattr(pipeline, "boundary_ratio", None)
         both = (
             getattr(pipeline, "transformer", None) is not None
             and getattr(pipeline, "transformer_2", None) is not None

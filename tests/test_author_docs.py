@@ -69,7 +69,7 @@ def test_what_a_reader_types_in_installs_and_its_tests_and_snippets_pass(
         "not TestConformance or branches_do_not_mix",
     )
     assert " passed" in python(environment, folder, *arguments)
-    assert len(SNIPPETS) == 4
+    assert len(SNIPPETS) == 5
     for number, snippet in enumerate(SNIPPETS):
         (folder / f"snippet_{number}.py").write_text(snippet)
     everything = f"import runpy; [runpy.run_path(f'snippet_{{n}}.py') for n in range({len(SNIPPETS)})]"
@@ -100,7 +100,7 @@ def test_names_of_checks_in_the_guide_are_checks(monkeypatch: pytest.MonkeyPatch
     monkeypatch.syspath_prepend(str(ROOT / "conformance"))
     from dit_cache_conformance import CHECKS
 
-    named = {"half_precision_is_kept", "branches_do_not_mix", "ranks_take_one_decision"}
+    named = {"half_precision_is_kept", "branches_do_not_mix", "ranks_decide_as_one_process_would"}
     assert all(name in GUIDE and name in CHECKS for name in named)
 
 

@@ -3,7 +3,9 @@
 from dit_cache_backends.models import signals
 from dit_cache_backends.models.card import Card, stack
 from dit_cache_backends.models.cards_image import IMAGE
+from dit_cache_backends.models.cards_sglang import SGLANG
 from dit_cache_backends.models.cards_video import VIDEO
+from dit_cache_backends.models.cards_vllm_omni import VLLM_OMNI
 from dit_cache_backends.models.rows import E, H, X, joint, modulated, single, timed
 from dit_cache_backends.models.signals import Signal, TimeSignal
 
@@ -124,4 +126,6 @@ CARDS: tuple[Card, ...] = (
     ),
     *IMAGE,
     *VIDEO,
+    *SGLANG,
+    *VLLM_OMNI,
 )

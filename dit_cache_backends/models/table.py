@@ -11,10 +11,16 @@ from dit_cache_backends.models.card import HELD, Card, Stack
 from dit_cache_backends.strategies.tea_cache_models import USES
 
 RUN = ("cache_dit", "dbprune")
-"""The strategies that ``tests/models/test_every_card.py`` runs on a tiny model of every class."""
+"""The strategies that ``tests/models/test_every_card.py``, and the tests of ``HOSTS``, run on a tiny model of each."""
 RUN_BY_SIGNAL = "tea_cache"
 """The one that it runs where the card says what steps are compared by, and that is refused elsewhere."""
 UNTRIED = "not tried here"
+OWN = "diffusers"
+HOSTS = {
+    "sglang": ("SGLang-Diffusion 0.5.23", "tests/hosts/sglang/test_cards.py", "make test-sglang"),
+    "vllm_omni": ("vLLM-Omni 0.30", "tests/hosts/vllm_omni/test_cards.py", "make test-vllm-omni"),
+}
+"""Libraries that bring classes of their own, by their package: the release, what runs the strategies on them, how."""
 
 BEGIN, END = "<!-- models: begin -->", "<!-- models: end -->"
 COMMAND = "dit-cache models --report docs/models.md --readme README.md"
@@ -48,7 +54,7 @@ class Row:
     stacks: str
     streams: str
     strategies: tuple[str, ...]
-    """Those that were run on a tiny model of the class; none of a card that is not this package's."""
+    """Those that are run on a tiny model of the class; none of a card that is not this package's."""
     coefficients: tuple[str, ...]
     """Published sets of TeaCache coefficients, for all models of the class."""
     notes: str
@@ -119,14 +125,14 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 def report() -> str:
     """``docs/models.md``: the cards of this package and the counts."""
-    built_in = [row for row in rows() if row.strategies]
+    built_in = _of(OWN)
     lines = [
         "# Models",
         "",
         f"Made by `{COMMAND}`; a test fails where it is stale.",
         "",
-        f"{len(built_in)} transformer classes have a card. Each has a tiny model with random weights on which "
-        "`tests/models/test_every_card.py` runs it:",
+        f"{len(built_in)} transformer classes of diffusers have a card. Each has a tiny model with random weights on "
+        "which `tests/models/test_every_card.py` runs it:",
         "",
         "| what was run | classes |",
         "|---|---|",
@@ -140,10 +146,34 @@ def report() -> str:
         "Stacks: `a + b` run one after the other as one, `a / b` in turns, `a; b` are two stacks. Streams: what runs "
         "through them, the denoised one first. Lists that are not named, such as refiners of the text, always run.",
         "",
+        *_table(built_in),
+    ]
+    for library, (release, test, command) in HOSTS.items():
+        of_host = _of(library)
+        if of_host:
+            lines += [
+                "",
+                f"## Classes of {release}",
+                "",
+                f"{len(of_host)} classes of its own, most under the names of diffusers'; which is meant follows from "
+                f"the package a class comes from. On tiny models of the real package `{test}` runs the strategies "
+                f"(`{command}`).",
+                "",
+                *_table(of_host),
+            ]
+    return "\n".join([*lines, "", OTHERS])
+
+
+def _of(library: str) -> list[Row]:
+    return [row for row in rows() if row.strategies and row.card.library == library]
+
+
+def _table(of_library: Iterable[Row]) -> list[str]:
+    lines = [
         "| class | stacks of blocks | streams | strategies | sets of `tea_cache` | notes |",
         "|---|---|---|---|---|---|",
     ]
-    for row in built_in:
+    for row in of_library:
         cells = [
             f"`{row.card.transformer}`",
             _quoted(row.stacks),
@@ -153,7 +183,7 @@ def report() -> str:
             row.notes.replace("|", "\\|"),
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", OTHERS])
+    return lines
 
 
 def _count(built_in: Sequence[Row], strategy: str) -> int:
@@ -166,7 +196,7 @@ def _quoted(cell: str) -> str:
 
 def readme_block() -> str:
     """The few lines of the README, with the marks around them."""
-    built_in = [row for row in rows() if row.strategies]
+    built_in = _of(OWN)
     names = sorted({_short(row.card.transformer) for row in built_in}, key=str.lower)
     text = (
         f"{len(built_in)} transformer classes of diffusers: {', '.join(names)}. On each of them `cache_dit` and "

@@ -14,10 +14,14 @@ from torch.multiprocessing.spawn import spawn
 from dit_cache_backends import (
     CacheBackend,
     ConfigError,
+    Decision,
     Gate,
     Place,
+    Probe,
     SpanBackend,
+    Step,
     get_cache_backend,
+    relative_difference,
     summed_over_ranks,
 )
 from tests.engine.strategies import Planned, PlannedGate
@@ -39,7 +43,15 @@ PLANS = ("10000100", "10010000")
 
 class Stubborn(Planned):
     def gate(self, place: Place) -> Gate:
-        return PlannedGate(PLANS[torch.distributed.get_rank()])
+        return StubbornGate(PLANS[torch.distributed.get_rank()])
+
+
+class StubbornGate(PlannedGate):
+    def should_run(self, step: Step, probe: Probe) -> Decision:
+        if torch.distributed.get_rank():
+            # One rank alone measures: a sum over the ranks here would be met by the other's vote.
+            relative_difference(probe.streams[0], probe.streams[0])
+        return super().should_run(step, probe)
 
 
 def _tokens() -> list[Tensor]:

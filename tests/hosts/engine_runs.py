@@ -101,6 +101,13 @@ class Hold:
 
 def held(engine: Engine, name: str, case: Case, step: int = 0, **more: Any) -> tuple[Generation, Hold]:
     """A request that has come to its step ``step`` and is held there."""
+    generation, hold = to_be_held(engine, name, case, step, **more)
+    hold.reached()
+    return generation, hold
+
+
+def to_be_held(engine: Engine, name: str, case: Case, step: int = 0, **more: Any) -> tuple[Generation, Hold]:
+    """A request that will be held at its step ``step``."""
     hold = Hold(step)
     prompt, params = request(name, case)
     # The callback stands in the thread before the first step, so no listener can come too late.
@@ -111,7 +118,6 @@ def held(engine: Engine, name: str, case: Case, step: int = 0, **more: Any) -> t
         cache_config=case.config,
         **more,
     )
-    hold.reached()
     return generation, hold
 
 

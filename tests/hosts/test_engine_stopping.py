@@ -14,7 +14,7 @@ from dit_cache_backends.errors import CancelledGeneration
 from dit_cache_backends.hosts.engine import Engine
 from dit_cache_conformance.tiny import build
 
-from .engine_runs import EAGER, PRUNE, Case, alone, hand_in, held, latents, request, with_callback
+from .engine_runs import EAGER, PRUNE, Case, alone, hand_in, held, latents, request, to_be_held, with_callback
 
 EAGER_CASE = Case(8, 1, "cache_dit", EAGER)
 
@@ -52,11 +52,10 @@ def test_a_request_between_two_steps_is_gone_when_cancel_returns(victim: Case) -
             cache_config=victim.config,
         )
         del prompt, params
+        # The third one is held when the second has made as many steps.
+        third, again = to_be_held(engine, "flux", Case(6, 3, "cache_dit", EAGER), step=2)
         hold.let_go()
-        # The first one is held again when the second has made some steps.
-        next(steps := second.steps())
-        next(steps)
-        third, again = held(engine, "flux", Case(6, 3, "cache_dit", EAGER), step=2)
+        again.reached()
         before = engine.stats()
         assert second.state == "running"
         assert second.cancel()

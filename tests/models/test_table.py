@@ -38,24 +38,39 @@ def test_the_table_claims_what_the_generated_test_runs_and_nothing_else() -> Non
     for name in NAMES:
         card = card_for(build_transformer(name))
         ran[card.transformer] = {each for each in EAGER if each != "tea_cache" or card.signals}
-    claimed = {row.card.transformer: set(row.strategies) for row in table.rows() if row.strategies}
+    own = [card for card in list_cards() if is_built_in(card) and card.library not in table.HOSTS]
+    claimed = {row.card.transformer: set(row.strategies) for row in table.rows() if row.card in own}
     assert claimed == {name: ran.get(name, set()) for name in claimed}
-    assert set(claimed) == {card.transformer for card in list_cards() if is_built_in(card)}
+    assert set(claimed) == {card.transformer for card in own}
     assert not WITHOUT_TINY_MODEL
     assert {*table.RUN, table.RUN_BY_SIGNAL} == set(EAGER)
     assert set(EAGER) <= set(list_cache_backends())
 
 
 def test_every_card_is_a_line_with_its_stacks_streams_strategies_and_sets() -> None:
-    lines = {line.split()[0]: line for line in run().splitlines() if line}
+    lines = {tuple(line.split()[:2]): line for line in run().splitlines() if line}
     for card in list_cards():
-        line = lines[card.transformer]
+        line = lines[card.transformer, card.library or "any"]
         assert all(blocks.path in line for each in card.stacks for blocks in each.lists)
         assert all(name in line for each in card.stacks for name in each.lists[0].takes)
-    assert "cache_dit, dbprune, tea_cache" in lines["FluxTransformer2DModel"]
-    assert "flux_dev and 1 more" in lines["FluxTransformer2DModel"]
-    assert "long skips" in lines["HunyuanDiT2DModel"]
-    assert "held: hint" in lines["WanVACETransformer3DModel"]
+    assert "cache_dit, dbprune, tea_cache" in lines["FluxTransformer2DModel", "diffusers"]
+    assert "flux_dev and 1 more" in lines["FluxTransformer2DModel", "diffusers"]
+    assert "long skips" in lines["HunyuanDiT2DModel", "diffusers"]
+    assert "held: hint" in lines["WanVACETransformer3DModel", "diffusers"]
+
+
+def test_classes_of_other_hosts_have_tables_of_their_own_with_the_tests_that_run_them() -> None:
+    whole = table.report()
+    for library, (release, test, command) in table.HOSTS.items():
+        names = [card.transformer for card in list_cards() if card.library == library]
+        assert names
+        _, _, part = whole.partition(f"## Classes of {release}")
+        part, _, _ = part.partition("\n## ")
+        assert f"{len(names)} classes" in part
+        assert all(f"| `{name}` |" in part for name in names)
+        assert test in part
+        assert (ROOT / test).is_file()
+        assert f"\n{command.split()[1]}:" in (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
 def test_a_card_of_somebody_else_is_not_said_to_have_been_tried(monkeypatch: pytest.MonkeyPatch) -> None:
