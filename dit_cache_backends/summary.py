@@ -24,6 +24,8 @@ class Row:
     """The numbers the gates decided by, in the order of the spans; -1 stands for "not compared, skipped"."""
     reason: str = ""
     """Why the gates decided so ("warm-up", "difference", ...)."""
+    skipped: list[int] = field(default_factory=list)
+    """The numbers of the skipped blocks in their stack, in the order in which the model came to them."""
 
 
 @dataclass(frozen=True, slots=True)

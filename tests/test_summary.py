@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -48,6 +49,13 @@ def test_every_layout_is_counted_right(layout: str) -> None:
     summary = backend.summary()
     assert summary.blocks_run == len(ran)
     assert summary.blocks_run + summary.blocks_skipped == 4 * 8
+    # What is named as skipped is what did not run, stack by stack.
+    seen = Counter((path, number) for path, number in ran.take())
+    named = Counter((row.stack, number) for row in summary.rows for number in row.skipped)
+    assert set(named) | set(seen) == {
+        (path, n) for path, depth in tiny.spec.stacks.items() for n in range(depth)
+    }
+    assert all(seen[block] + named[block] == 4 for block in seen | named)
     assert summary.cached_steps() == [1]
 
 

@@ -100,6 +100,7 @@ class Call:
                 visit.called |= site.bit
                 if visit.result is not None:
                     state.row.blocks_skipped += 1
+                    state.row.skipped.append(site.index)
                     self._skipped.add(id(module))
                     if site.seen:
                         return self._skip_seen(visit, site, module, run, args, kwargs)

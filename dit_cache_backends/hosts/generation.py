@@ -33,6 +33,8 @@ class StepEvent:
     """Why the cache decided so ("warm-up", "difference", ...); empty without a cache."""
     seconds: float
     """Time spent on this step, without the time in which other requests had their turn."""
+    skipped: tuple[int, ...] = ()
+    """Which blocks were skipped, counted through all stacks and branches in the order of the calls."""
 
     @property
     def cached(self) -> bool:

@@ -21,7 +21,7 @@ from dit_cache_backends.hosts.requests import OmniRequestOutput
 from dit_cache_backends.hosts.timing import Stopwatch, transformer_seconds
 from dit_cache_backends.hosts.turns import Stopped, Ticket, Turns
 from dit_cache_backends.pipelines import SchedulerClock
-from dit_cache_backends.summary import Summary
+from dit_cache_backends.summary import Row, Summary
 
 __all__ = ["Request", "Run", "Shared"]
 
@@ -176,6 +176,7 @@ class Run:
             sum(row.blocks_skipped for row in rows),
             ", ".join(dict.fromkeys(row.reason for row in rows if row.reason)),
             seconds,
+            _skipped(rows),
         )
 
     def _outputs(self, result: Any, timings: dict[str, float]) -> list[OmniRequestOutput]:
@@ -198,3 +199,13 @@ class Run:
             )
             for number, request in enumerate(self.requests)
         ]
+
+
+def _skipped(rows: Sequence[Row]) -> tuple[int, ...]:
+    """The skipped blocks of several rows, counted through all of them."""
+    found: list[int] = []
+    before = 0
+    for row in rows:
+        found += [before + number for number in row.skipped]
+        before += row.blocks_run + row.blocks_skipped
+    return tuple(found)

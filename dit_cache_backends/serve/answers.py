@@ -124,6 +124,7 @@ def _step(step: Step) -> dict[str, Any]:
         "total": event.total,
         "blocks_run": event.blocks_run,
         "blocks_skipped": event.blocks_skipped,
+        "skipped": event.skipped,
         "cached": event.cached,
         "reason": event.reason,
         "seconds": round(event.seconds, 6),

@@ -335,6 +335,23 @@ def test_a_request_says_its_own_cache_over_the_engines() -> None:
     assert longer.cache_summary.cached_steps() == [4, 5]
 
 
+@pytest.mark.parametrize("name", ["flux", "qwen_image"])
+def test_a_step_tells_which_blocks_were_skipped_through_stacks_and_branches(name: str) -> None:
+    case = Case(6, 1, "cache_dit", EAGER)
+    with Engine(build(name).pipe) as engine:
+        generation = hand_in(engine, name, case)
+        summary = generation.result(60).cache_summary
+        for event in generation.steps():
+            rows = [row for row in summary.rows if row.step == event.index]
+            depths = [row.blocks_run + row.blocks_skipped for row in rows]
+            expected = [sum(depths[:at]) + n for at, row in enumerate(rows) for n in row.skipped]
+            assert list(event.skipped) == expected
+            assert len(expected) == event.blocks_skipped
+            # The first block of each branch runs, all others of a cached step are skipped.
+            assert not expected or len(expected) == sum(depths) - len({row.branch for row in rows})
+    assert summary.blocks_skipped > 0
+
+
 def test_sampling_parameters_may_say_it_too_and_the_call_says_it_over_them() -> None:
     prompt, params = request("flux", Case(6, 1))
     params.cache_backend, params.cache_config = "cache_dit", EAGER

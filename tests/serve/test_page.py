@@ -125,6 +125,15 @@ def test_a_prompt_gives_both_pictures_their_speed_and_the_map_of_what_was_skippe
         for kind in ("run", "skip")
     }
     assert cells == {"run": told["blocks_run"], "skip": told["blocks_skipped"]}
+    # Fn_compute_blocks is 1, so the first block runs at every step and the other eleven are skipped together.
+    find_titles = (
+        "return [...document.querySelectorAll('#skip-map rect.skip title')].map((each) => each.textContent)"
+    )
+    titles = [
+        re.match(r"step (\d+), block (\d+): skipped", each) for each in browser.execute_script(find_titles)
+    ]
+    assert {int(each[2]) for each in titles if each} == set(range(2, 13))
+    assert all(titles)
     assert told["blocks_skipped"] > 0
     steps = ", ".join(map(str, told["images"][0]["cached_steps"]))
     assert page.find("#skip-map").get_attribute("aria-label") == (

@@ -31,7 +31,7 @@ function shape(name, attributes, text) {
   return made;
 }
 
-// A column for each step, a cell for each block: those that ran stand below, those that were skipped above.
+// A column for each step, a cell for each block, the first one at the bottom.
 export function skipMap(svg, steps) {
   const blocks = Math.max(...steps.map((step) => step.blocks_run + step.blocks_skipped));
   const run = steps.reduce((sum, step) => sum + step.blocks_run, 0);
@@ -49,9 +49,10 @@ export function skipMap(svg, steps) {
   steps.forEach((step, column) => {
     const x = LEFT + column * CELL;
     for (let block = 0; block < step.blocks_run + step.blocks_skipped; block++) {
-      const kind = block < step.blocks_run ? "run" : "skip";
+      const skip = step.skipped.includes(block);
+      const kind = skip ? "skip" : "run";
       const cell = shape("rect", { class: kind, x, y: height - (block + 1) * tall, width: CELL - 1, height: tall * .88 });
-      cell.append(shape("title", {}, `step ${step.index}: ${step.blocks_run} run, ${step.blocks_skipped} skipped`
+      cell.append(shape("title", {}, `step ${step.index}, block ${block + 1}: ${skip ? "skipped" : "run"}`
         + (step.reason ? ` (${step.reason})` : "")));
       svg.append(cell);
     }
