@@ -13,27 +13,13 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from importlib import import_module
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import nn
 
-from dit_cache_backends.engine import attachment as _attachment
-from dit_cache_backends.engine import (
-    call,
-    clock,
-    gates,
-    offload,
-    passing,
-    plan,
-    predictors,
-    ranks,
-    residuals,
-    retired,
-    sessions,
-    visit,
-)
 from dit_cache_backends.engine.attachment import Attachment
 from dit_cache_backends.engine.plan import Site
 from dit_cache_backends.engine.untraced import untraced, untraced_module
@@ -47,22 +33,11 @@ _block_classes: "weakref.WeakKeyDictionary[type, type]" = weakref.WeakKeyDiction
 _transformer_classes: "weakref.WeakKeyDictionary[type, type]" = weakref.WeakKeyDictionary()
 _lock = threading.RLock()
 
-for _module in (
-    _attachment,
-    call,
-    clock,
-    gates,
-    offload,
-    passing,
-    plan,
-    predictors,
-    ranks,
-    residuals,
-    retired,
-    sessions,
-    visit,
-):
-    untraced_module(_module)
+_UNTRACED = (
+    "attachment call clock gates offload passing plan predictors ranks residuals retired sessions visit"
+)
+for _name in _UNTRACED.split():
+    untraced_module(import_module(f"{__package__}.{_name}"))
 
 
 def attach(attachment: Attachment, transformer: nn.Module) -> None:
