@@ -163,7 +163,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"fn_compute_block": 2}, "Did you mean 'Fn_compute_blocks'"),
     ({"residual_diff_threshold": "0.1"}, "residual_diff_threshold: expected a number"),
     ({"residual_diff_threshold": float("nan")}, "expected a number"),
-    ({"residual_diff_threshold": None}, "expected a number"),
+    ({"residual_diff_threshold": "high"}, "expected a number"),
     ({"Fn_compute_blocks": 0}, "at least 1"),
     ({"Fn_compute_blocks": 1.5}, "whole number"),
     ({"Bn_compute_blocks": -1}, "at least 0"),

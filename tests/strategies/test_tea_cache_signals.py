@@ -86,7 +86,9 @@ def test_every_published_model_that_diffusers_has_can_be_read() -> None:
     """All classes that a set is taken for have a card with a signal, and the one that the set was fitted on."""
     import diffusers
 
-    for use in USES:
+    ours = [use for use in USES if hasattr(diffusers, use.transformer)]
+    assert len(ours) > 20
+    for use in ours:
         card = find_card(getattr(diffusers, use.transformer))
         assert card is not None, use
         assert card.transformer == use.transformer
