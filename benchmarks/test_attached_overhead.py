@@ -12,7 +12,7 @@ import torch
 from dit_cache_backends import enable_cache
 from dit_cache_backends.demo import load_demo
 
-ROUNDS, STEPS = 30, 28
+ROUNDS, STEPS = 60, 28
 
 
 def _seconds(call: Callable[[], object]) -> float:
