@@ -3,7 +3,7 @@
 The subclass wraps the instance's ``__call__``, so that compiled, hooked, offloaded and LoRA-carrying forwards lie
 inside.
 There is one subclass per class, never one per instance: torch.compile guards on the type, and would compile every block
-anew. What an instance belongs to stands in a weak map, so that copies and pickles of it are plain.
+anew. What an instance belongs to stands in a map beside it, so that copies and pickles of it are plain.
 """
 
 import copyreg
