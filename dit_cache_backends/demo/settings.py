@@ -2,28 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from dit_cache_backends.strategies.presets import even_mask
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One row of the comparison."""
-
-    label: str
-    config: Mapping[str, Any] | None = field(default=None)
-    """Options of the backend; None draws dense."""
-    steps: int | None = None
-    """Steps of this setting, where it is not the number of the others."""
-    backend: str = "cache_dit"
-    family: str = ""
-    """Settings of one family are one line in the plot."""
-
-
-DENSE = Setting("dense")
+from dit_cache_backends.trials.setting import DENSE, Setting
 
 
 def _masked(policy: str, how: str, taylor: bool) -> Setting:

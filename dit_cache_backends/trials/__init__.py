@@ -1,0 +1,11 @@
+"""Drawing with a model under several settings, to measure what each costs and changes.
+
+``compare``, ``calibrate``, ``plan`` and ``tune`` are made of such drawings.
+"""
+
+from dit_cache_backends.trials.prompts import Prompt, read_prompts
+from dit_cache_backends.trials.provenance import Provenance, provenance
+from dit_cache_backends.trials.setting import DENSE, Setting
+from dit_cache_backends.trials.trial import Drawing, Trial
+
+__all__ = ["DENSE", "Drawing", "Prompt", "Provenance", "Setting", "Trial", "provenance", "read_prompts"]
