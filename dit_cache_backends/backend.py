@@ -11,19 +11,22 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from dit_cache_backends.config import make_config
-from dit_cache_backends.engine.attachment import Attachment, Host, Telling
+from dit_cache_backends.engine.attachment import Attachment
 from dit_cache_backends.engine.clock import CountedClock, ToldStep
 from dit_cache_backends.engine.enabled import Enabled, refuse_others
 from dit_cache_backends.engine.gates import Gate, Place
+from dit_cache_backends.engine.host import Host, Telling
 from dit_cache_backends.engine.predictors import Predictor, Reuse
 from dit_cache_backends.engine.ranks import Ranks
 from dit_cache_backends.engine.sessions import Sessions
 from dit_cache_backends.engine.spans import Span, Stream
+from dit_cache_backends.engine.storage import PLAIN, Storage
 from dit_cache_backends.errors import AlreadyEnabledError, ConfigError, NotEnabledError
 from dit_cache_backends.models import card_for, uncompiled
 from dit_cache_backends.models.card import Card
 from dit_cache_backends.parts import Parts, given_options
 from dit_cache_backends.pipelines import SchedulerClock, transformers_of, weakly
+from dit_cache_backends.storage_options import StorageOptions
 from dit_cache_backends.summary import Summary
 
 if TYPE_CHECKING:
@@ -175,6 +178,15 @@ class SpanBackend(CacheBackend):
         """The options that were given or that a preset stands for, for the summary."""
         return self._parts.settings()
 
+    def storage(self) -> Storage:
+        """Where what is remembered between steps is kept: where the ``Config`` says, if it has ``StorageOptions``.
+
+        Raises:
+            ConfigError: if torch does not know the device.
+        """
+        config = self.config
+        return config.storage() if isinstance(config, StorageOptions) else PLAIN
+
     def calls_per_step(self) -> int:
         """Calls that a bare transformer makes in a step where no timestep argument tells the steps apart."""
         return 1
@@ -261,7 +273,7 @@ class SpanBackend(CacheBackend):
         return found[-1] if found else Summary()
 
     def held_tensors(self) -> list[Tensor]:
-        """Every tensor that is kept for the generations under way; none once their last step has passed."""
+        """Every tensor kept for the generations under way, as it is stored; none once their last step has passed."""
         return [
             tensor
             for each in self._enabled
@@ -311,6 +323,7 @@ class SpanBackend(CacheBackend):
         self._parts.check_names((each.name, plan.name) for each, _ in made for plan in each.plans)
         for attachment, module in made:
             for plan in attachment.plans:
+                plan.strategy.storage().check()
                 plan.strategy.prepare(uncompiled(module), card or card_for(module), pipeline)
         return made
 

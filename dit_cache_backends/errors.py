@@ -14,6 +14,7 @@ __all__ = [
     "BackendLoadError",
     "CancelledGeneration",
     "CardError",
+    "CompileError",
     "ConfigError",
     "ConfigWarning",
     "DitCacheError",
@@ -73,6 +74,10 @@ class UnknownTransformerError(DitCacheError, LookupError):
 
 class CardError(DitCacheError, ValueError):
     """A card contradicts itself or the model that it describes."""
+
+
+class CompileError(DitCacheError, RuntimeError):
+    """A model was to be compiled as one graph, and cannot be while a cache backend is enabled on it."""
 
 
 class AlreadyEnabledError(DitCacheError, RuntimeError):

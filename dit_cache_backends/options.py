@@ -7,7 +7,7 @@ import functools
 import math
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -35,6 +35,8 @@ class Rule:
     aliases: tuple[str, ...] = ()
     group: str = ""
     """Options of one group say one thing in several ways: a more special setting of one replaces all of them."""
+    problem: Callable[[Any], str] | None = None
+    """Says what is wrong with a value that fits otherwise; nothing if it is right."""
 
     def valid(self) -> str:
         """The allowed values in words; empty if the type alone decides."""
@@ -86,6 +88,7 @@ def option(
     exclusive_maximum: float | None = None,
     aliases: Iterable[str] = (),
     group: str = "",
+    problem: Callable[[Any], str] | None = None,
 ) -> Any:
     """Declare an option: a dataclass field that knows its meaning and its range.
 
@@ -99,9 +102,10 @@ def option(
         exclusive_maximum: Numbers have to be below it.
         aliases: Other names under which the option is accepted.
         group: Shared by options that say one thing in several ways.
+        problem: Says what is wrong with a value that fits otherwise; nothing if it is right. Never asked about None.
     """
     bounds = (minimum, maximum, exclusive_minimum, exclusive_maximum)
-    rule = Rule(help, tuple(choices), *bounds, tuple(aliases), group)
+    rule = Rule(help, tuple(choices), *bounds, tuple(aliases), group, problem)
     metadata = {_RULE: rule}
     if isinstance(default, (list, dict, set)):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
@@ -169,6 +173,8 @@ def check(value: object, annotation: Any, rule: Rule) -> Any:
             raise Misfit(_expected(annotation, rule, plain) + (hint and "." + hint))
         if isinstance(item, (int, float)) and not isinstance(item, bool) and not rule.admits(item):
             raise Misfit(_expected(annotation, rule, plain))
+    if rule.problem is not None and result is not None and (problem := rule.problem(result)):
+        raise Misfit(problem)
     return result
 
 

@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -26,6 +26,15 @@ class Row:
     """Why the gates decided so ("warm-up", "difference", ...)."""
     skipped: list[int] = field(default_factory=list)
     """The numbers of the skipped blocks in their stack, in the order in which the model came to them."""
+
+    def skip(self, blocks: int) -> None:
+        """Count the blocks of a skipped span, a bit each."""
+        first, end = (blocks & -blocks).bit_length() - 1, blocks.bit_length()
+        found: Iterable[int] = range(first, end)
+        if blocks != (1 << end) - (1 << first):  # the model leaves some of them out
+            found = [number for number in found if blocks >> number & 1]
+        self.skipped.extend(found)
+        self.blocks_skipped += blocks.bit_count()
 
 
 @dataclass(frozen=True, slots=True)

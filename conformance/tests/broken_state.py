@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from honest import Honest, HonestConfig, HonestGate
@@ -16,6 +17,7 @@ from dit_cache_backends import (
     Probe,
     Reuse,
     Step,
+    StorageOptions,
     Stream,
 )
 
@@ -143,6 +145,18 @@ class _Writing(HonestGate):
     def observe(self, step: Step, probe: Probe, decision: Decision) -> None:
         super().observe(step, probe, decision)
         self.diary.append(probe.change)
+
+
+@dataclass(frozen=True)
+class StorageConfig(HonestConfig, StorageOptions):
+    """Says that what is kept may be kept otherwise."""
+
+
+class KeepsAsItComes(Honest):
+    """Its gate keeps a tensor without asking the storage."""
+
+    caught_by = "what_is_kept_has_the_dtype_asked_for"
+    Config: ClassVar[type] = StorageConfig
 
 
 class KeepsAReference(Sharing):

@@ -58,6 +58,7 @@ BY_GROUP = {
         after_another_number_of_steps
         after_another_dtype
         half_precision_is_kept
+        what_is_kept_has_the_dtype_asked_for
         a_run_of_one_step_runs_in_full
         a_shape_that_changes_within_a_run_is_computed
         a_batch_of_equals_is_as_each_alone

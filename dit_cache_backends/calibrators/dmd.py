@@ -40,7 +40,8 @@ class DMD(History):
     taken from their inner products in float64, or with high precision by a QR decomposition, which needs a float64
     copy of the history for a moment. The fit is made on the host and kept until the next observation: reading ``R``
     waits for the device, once an observation that is followed by a skip; forecasts do not. Keeps ``history`` tensors,
-    where cache-dit adds four, and the modes in complex128. The device has to know float64, which Apple's does not.
+    where cache-dit adds four, and the modes in complex128. A forecast fetches all of them at once from where they are
+    kept. The device has to know float64, which Apple's does not.
     """
 
     def __init__(
@@ -63,9 +64,9 @@ class DMD(History):
 
     def predict(self, step: Step) -> Tensor:
         count = self._evenly_spaced()
-        if count < FEWEST or self._values[-1].numel() == 0:
+        if count < FEWEST or self._values[-1].shape.numel() == 0:
             return super().predict(step)
-        tail = list(self._values)[-count:]
+        tail = [self._storage.give(value) for value in list(self._values)[-count:]]
         if self._fits is None:
             # Known from the observations alone: asking again finds what asking now would have found.
             self._fits = [_fit(factor, self.rank, self.ridge) for factor in _factors(tail, self.precision)]

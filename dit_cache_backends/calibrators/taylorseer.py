@@ -4,6 +4,7 @@ import math
 
 from torch import Tensor
 
+from dit_cache_backends.calibrators.history import HALF, weighted_sum
 from dit_cache_backends.engine.clock import Step
 from dit_cache_backends.engine.predictors import Of, Predictor
 
@@ -32,7 +33,8 @@ class TaylorSeer(Predictor):
             gap = step.index - self._last
             if step.index - self._first >= FIRST_SLOPE:
                 for previous in self._derivatives[: self.order]:
-                    derivatives.append((derivatives[-1] - previous) / gap)
+                    change = derivatives[-1] - previous
+                    derivatives.append(change if gap == 1 else change.div_(gap))
         else:
             self._first = step.index
         self._derivatives = derivatives
@@ -43,9 +45,16 @@ class TaylorSeer(Predictor):
             raise RuntimeError(f"{type(self).__name__} was asked to predict before it had observed a value.")
         distance = step.index - self._last
         total = self._derivatives[0]
+        if total.dtype in HALF:
+            return weighted_sum(
+                self._derivatives, [self._factor(power, distance) for power in range(len(self._derivatives))]
+            )
         for power, derivative in enumerate(self._derivatives[1:], start=1):
-            total = total.add(derivative, alpha=self.polynomial(power, distance) / math.factorial(power))
+            total = total.add(derivative, alpha=self._factor(power, distance))
         return total
+
+    def _factor(self, power: int, distance: float) -> float:
+        return self.polynomial(power, distance) / math.factorial(power)
 
     def polynomial(self, power: int, distance: float) -> float:
         """The polynomial that the difference of that order is multiplied with, at ``distance`` steps."""

@@ -3,7 +3,7 @@
 import inspect
 import threading
 import weakref
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,41 +11,22 @@ import torch
 from torch import nn
 
 from dit_cache_backends.engine.call import Call
-from dit_cache_backends.engine.clock import Clock, CountedClock, Reading, Step, Timestep, ToldStep
+from dit_cache_backends.engine.clock import Clock, CountedClock, Reading, Step, Timestep
+from dit_cache_backends.engine.compiled_call import WholeCall
+from dit_cache_backends.engine.graphs import Compiled, Region
+from dit_cache_backends.engine.host import Host
 from dit_cache_backends.engine.plan import Site, Strategy, make_plans
 from dit_cache_backends.engine.ranks import Ranks, agreeing, is_shared
 from dit_cache_backends.engine.retired import RetiredCall
 from dit_cache_backends.engine.sessions import Mark, Session, Sessions
+from dit_cache_backends.engine.through import Inner, stop
 from dit_cache_backends.errors import CardError
 from dit_cache_backends.models import uncompiled
 from dit_cache_backends.models.card import Card
 
+_Run = Callable[..., Any]
+_Args = tuple[Any, ...]
 _TIMESTEP_NAMES = ("timestep", "timesteps", "t", "vision_timesteps", "decoder_noise_time")
-
-
-class Host(threading.local):
-    """What the host tells in this thread: the request and, where it wants to, the step."""
-
-    key: Hashable = None
-    step: ToldStep | None = None
-
-
-class Telling:
-    """Within it a host tells something in this thread. A class: entered at every step, a generator costs ten times."""
-
-    __slots__ = ("_host", "_name", "_outer", "_value")
-
-    def __init__(self, host: Host, name: str, value: object) -> None:
-        self._host = host
-        self._name = name
-        self._value = value
-
-    def __enter__(self) -> None:
-        self._outer = getattr(self._host, self._name)
-        setattr(self._host, self._name, self._value)
-
-    def __exit__(self, *_: object) -> None:
-        setattr(self._host, self._name, self._outer)
 
 
 class _Local(threading.local):
@@ -73,6 +54,8 @@ class Attachment:
         self.name = name
         self.transformer = weakref.ref(transformer)
         self.local = _Local()
+        self.inner: dict[tuple[int, int], Inner] = {}
+        """The blocks in the midst of each span, by the numbers of its stack and its own."""
         self.writes_in_place = card.writes_in_place
         self._card = card
         self._restarts = strategy.part(name).restarts
@@ -86,6 +69,7 @@ class Attachment:
         self._timestep = next((n for n in _TIMESTEP_NAMES if n in self._parameters), None)
         self.plans, self._sites = make_plans(model, card, strategy, name)
         self._spans = sum(len(plan.spans) for plan in self.plans)
+        self.compiled = Compiled()
 
     def sites(self) -> list[tuple[nn.Module, Site]]:
         """Every block with its site, until ``sites_done``."""
@@ -95,39 +79,43 @@ class Attachment:
         """Have every block again, to be attached anew."""
         self._sites = sites
 
+    def pass_through(self, block: nn.Module, site: Site) -> None:
+        """Note a block that only hands its streams on when its span is skipped."""
+        self.inner.setdefault((site.plan.number, site.span or 0), Inner()).add(block, site)
+
     def sites_done(self) -> None:
         """Let go of the blocks."""
         self._sites = []
 
+    def busy(self) -> bool:
+        """Whether a call of the transformer is under way in this thread."""
+        return self.local.call is not None or self.local.plain
+
     def forward(
-        self, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], grad: bool
+        self, run: _Run, args: _Args, kwargs: dict[str, Any], grad: bool, region: Region | None = None
     ) -> Any:
-        """Stand in for a call of the transformer; ``run`` is its own ``__call__``."""
-        if self.local.call is not None or self.local.plain:
+        """Stand in for a call of the transformer; ``run`` is its own ``__call__``, ``region`` where it is compiled."""
+        if self.busy():
             return run(*args, **kwargs)
         ranks = self._ranks
         if ranks.groups and not ranks.votes and not is_shared():
             with agreeing(ranks.groups):
-                return self.forward(run, args, kwargs, grad)
+                return self.forward(run, args, kwargs, grad, region)
         plain = "gradients are enabled" if grad else self._must_run(args, kwargs)
         if plain:
             self._event("plain_call", f"{plain}, so the call ran as if no backend were enabled.")
             self.local.plain = True
             try:
-                return run(*args, **kwargs)
+                return run(*args, **kwargs) if region is None else region.plain(args, kwargs)
             finally:
                 self.local.plain = False
+        if region is not None:
+            region.check(self.name)
         session, step = self._begin(args, kwargs)
-        reasons = session.retired.get((self.name, step.branch))
-        if reasons is None:
-            votes = ranks.groups if ranks.votes else ()
-            argument = partial(self._argument, args=args, kwargs=kwargs)
-            call: Call | RetiredCall = Call(self, session, step, argument, votes)
-        else:
-            call = RetiredCall(self.name, session, step, reasons)
-        self.local.call = call
+        make = partial(self._call, session, step, args, kwargs, region)
+        call = self.local.call = make()
         try:
-            out = run(*args, **kwargs)
+            out = (run if region is None else call.forward)(*args, **kwargs)
             if not call.finish():
                 session.summary.count(
                     "forward_repeated",
@@ -135,8 +123,9 @@ class Attachment:
                     "last ran; the forward was made again in full.",
                 )
                 session.drop(self.name)
-                call = self.local.call = Call(self, session, step, argument, votes, "other blocks called")
-                out = run(*args, **kwargs)
+                stop()
+                call = self.local.call = make("other blocks called")
+                out = (run if region is None else call.forward)(*args, **kwargs)
                 call.finish()
         except BaseException:
             # Nobody knows how far it came; what follows is another generation.
@@ -144,11 +133,39 @@ class Attachment:
             raise
         finally:
             self.local.call = None
+            stop()
         if step.last:
             session.release(self.name, step)
         elif isinstance(call, Call) and (reasons := call.retired(self._spans)) is not None:
             session.retire(self.name, step.branch, reasons)
         return out
+
+    def obstacle(self) -> str:
+        """Why no call can be compiled as a whole; empty where calls can."""
+        if self._card.must_run:
+            return "some calls of it fill a store that later ones read"
+        return "the ranks vote on each decision" if self._ranks.groups and self._ranks.votes else ""
+
+    def argument_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[str], Any]:
+        """Gives an argument of a call of the transformer by its name."""
+        return partial(self._argument, args=args, kwargs=kwargs)
+
+    def _call(
+        self,
+        session: Session,
+        step: Step,
+        args: _Args,
+        kwargs: dict[str, Any],
+        region: Region | None,
+        forced: str = "",
+    ) -> Any:
+        reasons = None if forced else session.retired.get((self.name, step.branch))
+        argument = self.argument_of(args, kwargs)
+        if region is not None:
+            return WholeCall(self, session, step, argument, region, forced, reasons)
+        if reasons is not None:
+            return RetiredCall(self.name, session, step, reasons)
+        return Call(self, session, step, argument, self._ranks.groups if self._ranks.votes else (), forced)
 
     def model(self) -> nn.Module | None:
         """The transformer, as the model's library made it; None once it is gone."""

@@ -1,15 +1,17 @@
 """One forward of one transformer: spans are entered, run or skipped, and left."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
 
+from dit_cache_backends.engine.ahead import look_ahead, with_versions
 from dit_cache_backends.engine.clock import Step
-from dit_cache_backends.engine.gates import Ahead, Decision, Place, Probe
+from dit_cache_backends.engine.foretold import HandedOut
+from dit_cache_backends.engine.gates import Decision, Place, Probe
 from dit_cache_backends.engine.offload import HOOKS, bring_in
 from dit_cache_backends.engine.passing import check_passed, passed
 from dit_cache_backends.engine.plan import Site, StackPlan
@@ -17,12 +19,13 @@ from dit_cache_backends.engine.ranks import agreeing, summed_over_ranks
 from dit_cache_backends.engine.residuals import predicted, refuse_writes, store
 from dit_cache_backends.engine.sessions import Session, Slot, SlotKey, signature
 from dit_cache_backends.engine.spans import Streams
+from dit_cache_backends.engine.through import Inner
 from dit_cache_backends.engine.visit import (
-    HandedOut,
     StackState,
     Visit,
     copied,
     fitted,
+    versions,
 )
 from dit_cache_backends.summary import Row
 
@@ -35,6 +38,7 @@ class Frame(Protocol):
 
     name: str
     writes_in_place: bool
+    inner: dict[tuple[int, int], Inner]
 
     def model(self) -> nn.Module | None: ...
     def timesteps(self) -> Sequence[float] | None: ...
@@ -77,7 +81,8 @@ class Call:
         """Why nothing may be skipped in this forward; empty where something may."""
         self._states: dict[int, StackState] = {}
         self._closed: list[Visit] = []
-        self._skipped: set[int] = set()
+        self._skipped: list[Container[int]] = []
+        """The blocks that were skipped, by their ``id``."""
 
     def block(
         self, site: Site, module: nn.Module, run: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -98,16 +103,8 @@ class Call:
                 visit = self._enter(state, site, number, module, args, kwargs)
             if visit is not None:
                 visit.called |= site.bit
-                if visit.result is not None:
-                    state.row.blocks_skipped += 1
-                    state.row.skipped.append(site.index)
-                    self._skipped.add(id(module))
-                    if site.seen:
-                        return self._skip_seen(visit, site, module, run, args, kwargs)
-                    if not site.exits:
-                        return site.hand_on(args, kwargs)
-                    visit.left = True
-                    return site.give(visit.result)
+                if visit.skipped:
+                    return self._skip(visit, site, module, run, args, kwargs)
         elif state.entry is None:
             state.entry, state.entry_layout = self._keep(site.read(args, kwargs)), site.layout
         if self._skipped and HOOKS in module.__dict__:
@@ -121,7 +118,7 @@ class Call:
             if site.seen and visit.decision.store and not self._step.last:
                 visit.note(site, out)
             if site.exits:
-                self._leave(visit, site, out)
+                self._leave(state, visit, site, out)
         return out
 
     def _begin_stack(self, plan: StackPlan) -> StackState:
@@ -138,19 +135,35 @@ class Call:
         if state.passed is not None:
             check_passed(state.passed, site, state.passes, streams)
 
-    @staticmethod
-    def _skip_seen(
-        visit: Visit, site: Site, module: nn.Module, run: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    def _skip(
+        self,
+        visit: Visit,
+        site: Site,
+        module: nn.Module,
+        run: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> Any:
-        """What a skipped block hands out whose own output is seen outside its span, in part or whole."""
+        """What a block of a skipped span hands out."""
+        self._skipped.append((id(module),))
+        if visit.left:
+            visit.called = (
+                0  # It is called again, of which the engine knows nothing: ``finish`` has it all run.
+            )
+            return site.hand_on(args, kwargs)
         held: tuple[Any, ...] = ()
         if None in site.order:
             kept = visit.slot.held.get(site.index)
             # Without one it was not called when the span ran, so ``finish`` will have the forward made again.
             held = site.held(run(module, *args, **kwargs)) if kept is None else copied(kept)
         if site.exits:
-            visit.left = True
-            return site.give(visit.result or (), held)
+            inner = self._frame.inner.get((site.plan.number, site.span or 0))
+            if inner is not None:
+                visit.called |= inner.end()
+                self._skipped.append(inner.sites)
+            return site.give(visit.leave(), held)
+        if not site.seen:
+            return site.hand_on(args, kwargs)
         streams = site.read(args, kwargs)
         return site.give(visit.inside(site, streams) if site.shown else streams, held)
 
@@ -163,9 +176,10 @@ class Call:
         for state in self._states.values():
             self._closed += [visit for visit in state.visits if visit is not None]
         for visit in self._closed:
-            if visit.result is not None:
+            if visit.skipped:
                 if not visit.left or visit.called != visit.slot.called:
                     return False
+                self._states[visit.entered.plan.number].row.skip(visit.called)
             elif not visit.left:
                 self._session.summary.count(
                     "blocks_not_called",
@@ -191,7 +205,7 @@ class Call:
         if any(visit is not None for visit in state.visits):
             self._closed.extend(visit for visit in state.visits if visit is not None)
             state.visits = [None] * len(state.visits)
-            state.foretold.clear()
+            state.horizon.forget()
             state.entry = None
             state.passes += 1
 
@@ -210,93 +224,81 @@ class Call:
         kwargs: dict[str, Any],
     ) -> Visit:
         """Span ``number`` of a stack is entered: decide, and where it is skipped make what it hands out."""
-        step, plan = self._step, site.plan
+        step, plan, in_place = self._step, site.plan, self._frame.writes_in_place
         streams = site.read(args, kwargs)
-        kept = self._keep(streams)
+        kept = self._keep(streams) if in_place else streams
         if state.entry is None:
             state.entry, state.entry_layout = kept, site.layout
-        slot = self._slot(
-            SlotKey(self._name, plan.first_span + number, step.branch, state.passes), plan, number
-        )
-        slot.last_step = step.run_index
-        if slot.follows is None:
-            slot.follows = state.hands_on(number, streams)
         ahead = None
-        if len(plan.spans) > 1 and not self._frame.writes_in_place:
-            ahead = partial(self._ahead, state, plan, number)
-        entry = state.entry
-        if plan.alternate is not None and state.entry_layout != site.layout:
-            entry = fitted(plan.alternate, entry, kept)
-        probe = Probe(entry, kept, module, args, kwargs, ahead, self._argument)
-        if state.foretold:
-            handed_out = state.handed_out
-            if handed_out is not None and handed_out.comes_in(number, streams[0]):
-                probe.measured = state.foretold.get(number)
-            else:
-                state.foretold.clear()
-                if handed_out is not None and handed_out.span + 1 == number:
-                    slot.follows = False
-        decision = self._decide(slot, probe, streams)
+        if len(plan.spans) > 1 and not in_place:
+            ahead = partial(look_ahead, self._session, self._name, step, state, plan, number)
+        horizon = state.horizon
+        handed_out = horizon.handed_out
+        foretold = horizon.reach(number, streams)
+        if foretold is not None and foretold.holds:
+            # Nothing has to be found, made or compared again: half of what a skipped block costs.
+            slot, result = foretold.slot, foretold.result
+            probe = foretold.probe.entered(module, args, kwargs, ahead, self._argument, foretold.difference)
+            fits = True
+        else:
+            key = (self._name, plan.first_span + number, step.branch, state.passes)
+            slot = self._session.slot(*key) or self._new_slot(SlotKey(*key), plan, number)
+            if slot.follows is None:
+                slot.follows = state.hands_on(number, streams)
+            elif handed_out is not None and horizon.handed_out is None and handed_out.span + 1 == number:
+                slot.follows = False  # Something else came in than what was handed out.
+            entry = state.entry
+            if plan.alternate is not None and state.entry_layout != site.layout:
+                entry = fitted(plan.alternate, entry, kept)
+            measured = None if foretold is None else foretold.difference
+            probe = Probe(entry, kept, module, args, kwargs, ahead, self._argument, measured)
+            fits, result = False, None
+        slot.last_step = step.run_index
+        decision = self._decide(slot, probe, None if fits else streams)
         if self._votes:
             decision = _voted(decision, streams, self._votes)
         probe.decided()
         state.note(decision)
         visit = state.visits[number] = Visit(site, slot, probe, decision)
         if decision.run:
+            horizon.forget()
             if decision.store:
                 visit.watch()
             return visit
-        if number + 1 in state.foretold:
-            result = _with_versions(slot, plan, step, streams)
-            main = result[0]
-            state.handed_out = (
-                None if main is None or main.is_inference() else HandedOut(number, main, main._version)
-            )
-        else:
-            result = predicted(slot, plan, step, streams)
-        visit.result = result
+        if number + 1 in horizon.foretold:
+            result = result or horizon.ready or with_versions(slot, plan, step, streams)
+            horizon.ready = None
+            horizon.handed_out = HandedOut(number, result, versions(result))
+        visit.result = result or predicted(slot, plan, step, streams)
+        inner = self._frame.inner.get((plan.number, number))
+        if inner is not None:
+            inner.begin()
         slot.gate.observe(step, probe, decision)
         return visit
 
-    def _slot(self, key: SlotKey, plan: StackPlan, number: int) -> Slot:
+    def _new_slot(self, key: SlotKey, plan: StackPlan, number: int) -> Slot:
         session = self._session
-        slot = session.slots.get(key)
-        if slot is None:
-            place = Place(
-                self._name,
-                plan.name,
-                plan.spans[number],
-                plan.depth,
-                key.branch,
-                session.peers(key),
-                session.shared.setdefault((self._name, key.branch), {}),
-                session.summary.count,
-                self._frame.model,
-                self._frame.timesteps,
-            )
-            strategy = plan.strategy.for_steps(self._step.total)
-            session.summary.settings.setdefault((self._name, plan.name), dict(strategy.settings()))
-            slot = session.slots[key] = Slot(strategy.gate(place), strategy.predictor)
+        strategy = plan.strategy.for_steps(self._step.total)
+        storage = strategy.storage()
+        place = Place(
+            self._name,
+            plan.name,
+            plan.spans[number],
+            plan.depth,
+            key.branch,
+            session.peers(key),
+            session.shared.setdefault((self._name, key.branch), {}),
+            session.summary.count,
+            self._frame.model,
+            self._frame.timesteps,
+            storage,
+        )
+        session.summary.settings.setdefault((self._name, plan.name), dict(strategy.settings()))
+        slot = session.slots[key] = Slot(strategy.gate(place), strategy.predictor, storage)
         return slot
 
-    def _ahead(self, state: StackState, plan: StackPlan, number: int, probe: Probe) -> Iterator[Ahead]:
-        """What ``Probe.ahead`` gives for span ``number``."""
-        state.foretold.clear()
-        slots, step, spans = self._session.slots, self._step, plan.spans
-        slot = slots.get(SlotKey(self._name, plan.first_span + number, step.branch, state.passes))
-        while slot is not None and slot.signature == signature(probe.streams):
-            number += 1
-            if number == len(spans) or spans[number].start != spans[number - 1].stop:
-                return
-            following = slots.get(SlotKey(self._name, plan.first_span + number, step.branch, state.passes))
-            if following is None or following.follows is False:
-                return
-            result = predicted(slot, plan, step, probe.streams)
-            probe = Probe(probe.entry, result, probe.block, probe.args, probe.kwargs)
-            slot = following
-            yield Ahead(slot.gate, probe, partial(state.foretold.__setitem__, number))
-
-    def _decide(self, slot: Slot, probe: Probe, streams: Streams) -> Decision:
+    def _decide(self, slot: Slot, probe: Probe, streams: Streams | None) -> Decision:
+        """Ask the gate; ``streams`` are None where they are known to fit what is stored."""
         if self._forced:
             return Decision(True, self._forced)
         decision = slot.gate.should_run(self._step, probe)
@@ -307,6 +309,8 @@ class Call:
             )
             return Decision(True, "non-finite difference", decision.difference)
         if decision.run:
+            return decision
+        if streams is None:
             return decision
         if slot.signature is None:
             return Decision(True, "nothing stored", decision.difference)
@@ -319,25 +323,20 @@ class Call:
             return Decision(True, "shape changed", decision.difference)
         return decision
 
-    def _leave(self, visit: Visit, site: Site, out: Any) -> None:
+    def _leave(self, state: StackState, visit: Visit, site: Site, out: Any) -> None:
         """A span that ran was left: keep what it added."""
         slot, probe, decision = visit.slot, visit.probe, visit.decision
-        visit.left = True
-        probe.exit = after = site.streams_from(out, probe.streams)
+        if probe is None:
+            return  # Its last block was called again.
+        probe.exit = after = site.streams_from(out, visit.streams)
+        state.ran(site.span or 0, after)
         if decision.store:
             if not self._frame.writes_in_place:
                 refuse_writes(visit, site)
             if not self._step.last:
                 store(visit, site, self._step, after)
         slot.gate.observe(self._step, probe, decision)
-
-
-def _with_versions(slot: Slot, plan: StackPlan, step: Step, streams: Streams) -> Streams:
-    """What a skipped span hands out, in tensors that tell whether the model has written into them since."""
-    if not torch.is_inference_mode_enabled():
-        return predicted(slot, plan, step, streams)
-    with torch.inference_mode(False), torch.no_grad():
-        return predicted(slot, plan, step, streams)
+        visit.leave()
 
 
 def _voted(decision: Decision, streams: Streams, groups: "tuple[ProcessGroup, ...]") -> Decision:

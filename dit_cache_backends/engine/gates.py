@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from dit_cache_backends.engine import ranks
 from dit_cache_backends.engine.clock import Step
 from dit_cache_backends.engine.spans import Span, Streams
+from dit_cache_backends.engine.storage import PLAIN, Storage
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What a gate answers; true in a condition when the span is to run."""
+class Decision(NamedTuple):
+    """What a gate answers; true in a condition when the span is to run. (A tuple is made faster than a dataclass.)"""
 
     run: bool
     reason: str = ""
@@ -56,6 +56,7 @@ class Probe:
         kwargs: Mapping[str, Any],
         look_ahead: "Callable[[Probe], Iterator[Ahead]] | None" = None,
         argument: Callable[[str], Any] = lambda name: None,
+        measured: float | None = None,
     ) -> None:
         self.entry = entry
         """The streams as they came into the stack, before its first block."""
@@ -70,7 +71,7 @@ class Probe:
         self._notes: dict[str, Any] | None = None
         self.exit: Streams | None = None
         """The streams behind the span; known to ``observe`` when the span has run."""
-        self.measured: float | None = None
+        self.measured = measured
         """The number that was told ahead for this entry."""
         self._look_ahead = look_ahead
         self._change: Tensor | None = None
@@ -92,6 +93,20 @@ class Probe:
         those of the present span. Ends where a span has nothing to be skipped with.
         """
         return iter(()) if self._look_ahead is None else self._look_ahead(self)
+
+    def entered(
+        self,
+        block: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        look_ahead: "Callable[[Probe], Iterator[Ahead]] | None",
+        argument: Callable[[str], Any],
+        measured: float | None,
+    ) -> "Probe":
+        """A probe that was made ahead is the one of the span that is entered now."""
+        self.block, self.args, self.kwargs, self.argument = block, args, kwargs, argument
+        self._look_ahead, self.measured = look_ahead, measured
+        return self
 
     def decided(self) -> None:
         """There is no looking ahead any more. It and this probe hold each other."""
@@ -135,6 +150,8 @@ class Place:
     """The transformer, as the model's library made it; None once it is gone."""
     timesteps: Callable[[], Sequence[float] | None]
     """The timesteps of the whole run, by the step's ``run_index``; None where no scheduler tells them."""
+    storage: Storage = PLAIN
+    """Where a gate keeps what it compares with at later steps."""
 
 
 class Gate(ABC):
@@ -151,15 +168,20 @@ class Gate(ABC):
         """Told once a step what was done in the end: the engine runs where there is nothing to skip with."""
 
 
+def magnitude(tensor: Tensor, per_sample: bool = False) -> Tensor:
+    """``sum|tensor|`` in float32, a scalar on the tensor's device, or one number for each sample ``[batch]``."""
+    dims = tuple(range(1, tensor.dim())) if per_sample else None
+    found: Tensor = torch.linalg.vector_norm(tensor, 1, dim=dims, dtype=torch.float32)
+    return found
+
+
 def relative_difference(before: Tensor, now: Tensor, per_sample: bool = False) -> Tensor:
     """``sum|before - now| / sum|before|``, a scalar, or one number for each sample ``[batch]``.
 
     The measure of TeaCache (arXiv 2411.19108, section 3) and DBCache. Sums are taken in float32 whatever the dtype, and
     over the shards of all ranks where the host named their groups (``agree_over``).
     """
-    dims = tuple(range(1, before.dim())) if per_sample else None
-    numerator = torch.linalg.vector_norm(before - now, 1, dim=dims, dtype=torch.float32)
-    denominator = torch.linalg.vector_norm(before, 1, dim=dims, dtype=torch.float32)
+    numerator, denominator = magnitude(before - now, per_sample), magnitude(before, per_sample)
     if ranks.is_shared():
         numerator, denominator = ranks.summed_over_ranks(torch.stack((numerator, denominator)))
     ratio: Tensor = numerator / denominator

@@ -35,7 +35,7 @@ def predicted(slot: Slot, plan: StackPlan, step: Step, streams: Streams) -> Stre
 
 def store(visit: Visit, site: Site, step: Step, after: Streams) -> None:
     """Show the predictors what the span added, or its output; ``site`` is that of its last block."""
-    slot, before, alternate = visit.slot, visit.probe.streams, site.plan.alternate
+    slot, before, alternate = visit.slot, visit.streams, site.plan.alternate
     found = signature(before)
     slot.exit_shape = None
     if alternate is not None and visit.entered.layout != site.layout:
@@ -85,7 +85,7 @@ def refuse_writes(visit: Visit, site: Site) -> None:
     Raises:
         CardError: if they did.
     """
-    before = visit.probe.streams
+    before = visit.streams
     if visit.copies:
         pairs = zip(before, visit.copies, strict=True)
         wrote = any(now is not None and then is not None and not _same(now, then) for now, then in pairs)

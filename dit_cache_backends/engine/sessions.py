@@ -12,8 +12,9 @@ from torch import Tensor
 
 from dit_cache_backends.engine.clock import Reading, Step, Tally, Timestep
 from dit_cache_backends.engine.gates import Gate
-from dit_cache_backends.engine.predictors import Predictor
+from dit_cache_backends.engine.predictors import Predictor, attributes, kept_in
 from dit_cache_backends.engine.spans import Stream, Streams
+from dit_cache_backends.engine.storage import PLAIN, Kept, Packed, Storage
 from dit_cache_backends.summary import Summary
 
 Signature = tuple[tuple[torch.Size, torch.dtype, torch.device] | None, ...]
@@ -22,7 +23,7 @@ Signature = tuple[tuple[torch.Size, torch.dtype, torch.device] | None, ...]
 def signature(streams: Streams) -> Signature:
     """Shape, dtype and device of each stream: what a stored residual must share to be added."""
     return tuple(
-        None if stream is None else (stream.shape, stream.dtype, stream.device) for stream in streams
+        [None if stream is None else (stream.shape, stream.dtype, stream.device) for stream in streams]
     )
 
 
@@ -51,20 +52,27 @@ class Slot:
         "last_step",
         "predictor",
         "predictors",
+        "shapes",
         "signature",
+        "storage",
     )
 
-    def __init__(self, gate: Gate, predictor: Callable[[Stream], Predictor]) -> None:
+    def __init__(
+        self, gate: Gate, predictor: Callable[[Stream], Predictor], storage: Storage = PLAIN
+    ) -> None:
         self.gate = gate
-        self.predictor = predictor
+        self.predictor = kept_in(storage, predictor)
         """Makes the predictors."""
+        self.storage = storage
         self.predictors: tuple[Predictor | None, ...] = ()
         self.kinds: tuple[str, ...] = ()
         self.dtypes: tuple[torch.dtype | None, ...] = ()
         self.signature: Signature | None = None
+        self.shapes: object = None
+        """Those of all that the transformer was called with when the span last ran, where it is compiled as a whole."""
         self.held: dict[int, tuple[Any, ...]] = {}
         """What each block gave that is no stream, by its number."""
-        self.inner: dict[int, Tensor] = {}
+        self.inner: dict[int, Kept] = {}
         """What the span had added to the main stream behind a block whose output is seen outside."""
         self.exit_shape: torch.Size | None = None
         """Of the main stream, where the span ends in another layout than it begins."""
@@ -113,6 +121,11 @@ class Session:
         self.over = False
         """Its last step has passed and nothing is held: kept for its summary only."""
         self._run: weakref.ReferenceType[object] | None = None
+
+    def slot(self, transformer: str, span: int, branch: str, visit: int) -> Slot | None:
+        """The slot of a span, if there is one."""
+        # A plain tuple is equal to the named one, and made in a third of the time.
+        return self.slots.get((transformer, span, branch, visit))  # type: ignore[call-overload, no-any-return]
 
     def belongs_to(self, run: object | None) -> bool:
         """Whether this session is the one of the generation ``run`` (a clock's ``run()``)."""
@@ -223,17 +236,14 @@ class Session:
             seen.add(id(thing))
             if isinstance(thing, Tensor):
                 yield thing
+            elif isinstance(thing, Packed):
+                todo.extend((thing.tensor, thing.scale))
             elif isinstance(thing, dict):
                 todo.extend(thing.values())
             elif isinstance(thing, (list, tuple, deque)):
                 todo.extend(thing)
             elif isinstance(thing, (Slot, Gate, Predictor)):
-                todo.extend(
-                    getattr(thing, name)
-                    for name in getattr(type(thing), "__slots__", ())
-                    if hasattr(thing, name)
-                )
-                todo.extend(vars(thing).values() if hasattr(thing, "__dict__") else ())
+                todo.extend(getattr(thing, name) for name in attributes(thing))
 
 
 class Sessions:

@@ -28,9 +28,15 @@ def _skip_code(code: CodeType) -> None:
         set_code_exec_strategy(code, _FrameExecStrategy(_FrameAction.SKIP, _FrameAction.DEFAULT))
 
 
+def skip_frames(function: F) -> F:
+    """Have torch.compile compile no frame of ``function`` on its own. Where traced code calls it, it is traced."""
+    _skip_code(function.__code__)
+    return function
+
+
 def untraced(function: F) -> F:
     """Have torch.compile skip the frames of ``function``, and break its graph where traced code calls it."""
-    _skip_code(function.__code__)
+    skip_frames(function)
     function._torchdynamo_disable = True  # type: ignore[attr-defined]
     return function
 

@@ -20,8 +20,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from dit_cache_backends.engine import compiled
 from dit_cache_backends.engine.attachment import Attachment
+from dit_cache_backends.engine.compiled_blocks import traced_call
+from dit_cache_backends.engine.graphs import Graphs
 from dit_cache_backends.engine.plan import Site
+from dit_cache_backends.engine.through import now
 from dit_cache_backends.engine.untraced import untraced, untraced_module
 from dit_cache_backends.errors import AlreadyEnabledError
 from dit_cache_backends.models import uncompiled
@@ -31,10 +35,13 @@ _sites: "dict[int, tuple[Attachment, Site, weakref.ref[nn.Module]]]" = {}
 _attached: "weakref.WeakKeyDictionary[nn.Module, Attachment]" = weakref.WeakKeyDictionary()
 _block_classes: "weakref.WeakKeyDictionary[type, type]" = weakref.WeakKeyDictionary()
 _transformer_classes: "weakref.WeakKeyDictionary[type, type]" = weakref.WeakKeyDictionary()
+_traced_classes: "weakref.WeakSet[type]" = weakref.WeakSet()
+"""Those of blocks that torch.compile traces: one of each block, as a site is a constant of its graph."""
 _lock = threading.RLock()
 
 _UNTRACED = (
-    "attachment call clock gates offload passing plan predictors ranks residuals retired sessions visit"
+    "ahead attachment call clock compiled compiled_call foretold gates graphs host offload "
+    "passing plan predictors ranks residuals retired sessions storage survey through visit"
 )
 for _name in _UNTRACED.split():
     untraced_module(import_module(f"{__package__}.{_name}"))
@@ -55,8 +62,11 @@ def attach(attachment: Attachment, transformer: nn.Module) -> None:
                 f"A cache backend is enabled already on this {type(outer).__name__}, or on a model that has its "
                 f"{type(taken[0]).__name__}. Call disable(...) of that backend first."
             )
+        attachment.inner.clear()
         for block, site in attachment.sites():
             _place(block, attachment, site)
+            if site.through:
+                attachment.pass_through(block, site)
             _wrap(block, _block_classes, _block_members)
         _attached[outer] = attachment
         _wrap(outer, _transformer_classes, _transformer_members)
@@ -73,6 +83,7 @@ def detach(transformer: nn.Module, attachment: Attachment) -> list[tuple[nn.Modu
         if _attached.get(transformer) is not attachment:
             return taken
         del _attached[transformer]
+        attachment.compiled.traced = None
         _restore(transformer, _transformer_classes)
         for key, (owner, site, reference) in list(_sites.items()):
             if owner is attachment:
@@ -82,6 +93,11 @@ def detach(transformer: nn.Module, attachment: Attachment) -> list[tuple[nn.Modu
                     _restore(block, _block_classes)
                     taken.append((block, site))
     return taken
+
+
+def _blocks_of(attachment: Attachment) -> list[tuple[nn.Module, Site]]:
+    found = [(reference(), site) for owner, site, reference in list(_sites.values()) if owner is attachment]
+    return [(block, site) for block, site in found if block is not None]
 
 
 def is_attached(transformer: nn.Module) -> bool:
@@ -103,19 +119,23 @@ def _swap(module: nn.Module, cls: type) -> None:
 def _wrap(module: nn.Module, known: "weakref.WeakKeyDictionary[type, type]", members: Any) -> None:
     """Give ``module`` the subclass of its class, which is made once."""
     base = type(module)
-    if any(known.get(parent) is cls for cls, parent in pairwise(base.__mro__)):
+    if any(known.get(parent) is cls or cls in _traced_classes for cls, parent in pairwise(base.__mro__)):
         return  # Another swap was put on top of ours before, so that it could not be taken back: it is live again.
     cls = known.get(base)
     if cls is None:
         cls = known[base] = members(base)
-        cls.__name__, cls.__qualname__, cls.__module__ = base.__name__, base.__qualname__, base.__module__
-        cls.__doc__ = base.__doc__
+        _named_as(cls, base)
     _swap(module, cls)
 
 
+def _named_as(cls: type, base: type) -> None:
+    cls.__name__, cls.__qualname__, cls.__module__ = base.__name__, base.__qualname__, base.__module__
+    cls.__doc__ = base.__doc__
+
+
 def _restore(module: nn.Module, known: "weakref.WeakKeyDictionary[type, type]") -> None:
-    base = type(module).__mro__[1]
-    if known.get(base) is type(module):
+    cls, base, *_ = type(module).__mro__
+    if known.get(base) is cls or cls in _traced_classes:
         _swap(module, base)
     else:
         warnings.warn(
@@ -142,10 +162,30 @@ def _plain_reduce(reduced: Any, wrapped: type, base: type) -> Any:
 # the instance is of its own class again.
 
 
+@untraced
+def _call_block(block: nn.Module, run: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The call of a block; ``run`` is its class's own ``__call__``."""
+    through = now.left.pop(id(block), None)
+    if through is not None:
+        return through.hand_on(args, kwargs)
+    found = _sites.get(id(block))
+    if found is None:
+        return run(block, *args, **kwargs)
+    attachment, site, _ = found
+    call = attachment.local.call
+    if call is None:
+        attachment.called_outside(site)
+        return run(block, *args, **kwargs)
+    return call.block(site, block, run, args, kwargs)
+
+
 def _block_members(base: Any) -> type:
     class Wrapped(base):  # type: ignore[misc]
         @untraced
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            through = now.left.pop(id(self), None)
+            if through is not None:
+                return through.hand_on(args, kwargs)
             found = _sites.get(id(self))
             if found is None:
                 return base.__call__(self, *args, **kwargs)
@@ -162,6 +202,46 @@ def _block_members(base: Any) -> type:
     return Wrapped
 
 
+def _trace(attachment: Attachment, graphs: Graphs) -> str:
+    """Have every block of ``attachment`` called in the way that torch.compile can trace, by a class of its own.
+
+    Returns:
+        Why it could not be done; then nothing was. Empty where it was.
+    """
+    with _lock:
+        swaps: list[tuple[nn.Module, type]] = []
+        for block, site in _blocks_of(attachment):
+            place, cls = (site.plan.number, site.index), type(block)
+            base = cls.__mro__[1]
+            if not _is_ours(cls, base):
+                return f"the class of a {cls.__name__} was changed again after the backend was enabled"
+            found = graphs.classes.get(place)
+            if found is None or found.__mro__[1] is not base:
+                found = graphs.classes[place] = _traced_members(base, graphs, site)
+            swaps.append((block, found))
+        for block, cls in swaps:
+            _swap(block, cls)
+    return ""
+
+
+def _is_ours(cls: type, base: type) -> bool:
+    return _block_classes.get(base) is cls or cls in _traced_classes
+
+
+def _traced_members(base: Any, graphs: Graphs, site: Site) -> type:
+    run = base.__call__
+
+    class Wrapped(base):  # type: ignore[misc]
+        __call__ = traced_call(graphs.scope, site, run, _call_block)
+
+        def __reduce_ex__(self, protocol: Any) -> Any:
+            return _plain_reduce(super().__reduce_ex__(protocol), Wrapped, base)
+
+    _named_as(Wrapped, base)
+    _traced_classes.add(Wrapped)
+    return Wrapped
+
+
 def _transformer_members(base: Any) -> type:
     class Wrapped(base):  # type: ignore[misc]
         @untraced
@@ -169,7 +249,11 @@ def _transformer_members(base: Any) -> type:
             attachment = _attached.get(self)
             if attachment is None:
                 return base.__call__(self, *args, **kwargs)
-            return attachment.forward(partial(base.__call__, self), args, kwargs, torch.is_grad_enabled())
+            run, grad = partial(base.__call__, self), torch.is_grad_enabled()
+            if compiled.is_compiled(self):
+                blocks, trace = partial(_blocks_of, attachment), partial(_trace, attachment)
+                return compiled.forward(attachment, self, run, args, kwargs, grad, blocks, trace)
+            return attachment.forward(run, args, kwargs, grad)
 
         def __reduce_ex__(self, protocol: Any) -> Any:
             return _plain_reduce(super().__reduce_ex__(protocol), Wrapped, base)

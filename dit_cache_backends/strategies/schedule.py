@@ -14,6 +14,7 @@ from torch import Tensor
 from dit_cache_backends.backend import SpanBackend
 from dit_cache_backends.engine.clock import Step
 from dit_cache_backends.engine.gates import Decision, Gate, Place, Probe, relative_difference
+from dit_cache_backends.engine.storage import PLAIN, Kept, Packed
 from dit_cache_backends.engine.untraced import untraced_module
 from dit_cache_backends.strategies.schedule_options import ScheduleOptions
 from dit_cache_backends.strategies.scm import has_preset, policy_mask
@@ -157,7 +158,8 @@ class ScheduledGate(Gate):
         leader = next(iter(place.peers.values()), None) if share else None
         self._leader = leader if isinstance(leader, ScheduledGate) else None
         self._stored = False
-        self._reference: Tensor | None = None
+        self._storage = place.storage
+        self._reference: Kept | None = None
         self._shape: Sequence[int] | None = None
         """That of the main stream when the reference was kept."""
         self._recorded: tuple[int, float] | None = None
@@ -193,6 +195,14 @@ class ScheduledGate(Gate):
 
     def measure(self, step: Step, probe: Probe) -> Tensor | float:
         """The difference: a scalar on the device, or a number where it is known without it. Changes nothing."""
+        pair = self.compared(step, probe)
+        if isinstance(pair, float):
+            return pair
+        difference = relative_difference(*pair, per_sample=self._every)
+        return difference.max() if self._every else difference
+
+    def compared(self, step: Step, probe: Probe) -> tuple[Tensor, Tensor] | float:
+        """What was seen when the span last ran, and what is seen now; or the difference where it is known."""
         reference, leader, here = self._reference, self._leader, probe.streams[0]
         if reference is None or here is None or self._shape != here.shape:
             return SHAPE_CHANGED
@@ -200,8 +210,10 @@ class ScheduledGate(Gate):
             shared = leader._recorded[1]
             if shared >= 0:
                 return shared
-        difference = relative_difference(reference, self.seen(probe), per_sample=self._every)
-        return difference.max() if self._every else difference
+        now = self.seen(probe)
+        if isinstance(reference, Packed):
+            reference, now = self._storage.pair(reference, now)
+        return reference, now
 
     def judge(self, step: Step, difference: float) -> Decision:
         """What a difference decides, after all that was observed so far. Changes nothing."""
@@ -221,7 +233,9 @@ class ScheduledGate(Gate):
         self._stored = True
         here = probe.streams[0]
         if here is not None and decision.store and not step.last and self.schedule.compares(step):
-            self._reference, self._shape = self.kept(probe), here.shape
+            kept = self.kept(probe)
+            self._reference = kept if self._storage is PLAIN else self._storage.keep(kept)
+            self._shape = here.shape
 
 
 def _leading_ones(mask: Sequence[int]) -> int:

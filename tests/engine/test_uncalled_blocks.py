@@ -55,6 +55,20 @@ def test_a_forward_that_calls_other_blocks_than_the_stored_one_is_made_again_in_
 
 
 @pytest.mark.parametrize("layout", ["whole", "all but the first"])
+def test_blocks_that_were_not_called_run_in_the_forward_that_is_made_again(layout: str) -> None:
+    """Without the last block the engine never came to the end of the skipped span."""
+    model = build_transformer("sd3")
+    run = calls([None, [MIDDLE, LAST], None, [FIRST, LAST], [FIRST, LAST], None])
+    plain = run_plain(model, run)
+    backend = always(layout)
+    backend.enable(model)
+    found = run_told(backend, model, run)
+    assert max(relative(one, other) for one, other in zip(found, plain, strict=True)) <= STILL
+    assert same(found[1:2] + found[3:4], plain[1:2] + plain[3:4])
+    assert kinds(backend)["forward_repeated"]
+
+
+@pytest.mark.parametrize("layout", ["whole", "all but the first"])
 def test_layers_that_change_from_step_to_step_never_get_a_residual_of_other_blocks(layout: str) -> None:
     model = build_transformer("sd3")
     run = calls(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from dit_cache_conformance.check import check, distance, expect, expect_same
+from dit_cache_backends import SpanBackend, StorageOptions
+from dit_cache_conformance.check import NotForThisBackend, check, distance, expect, expect_same
 from dit_cache_conformance.runs import alone, bare_alone, fresh, plain
 from dit_cache_conformance.stage import BARE, PIPELINES, SIZES, STILL, Bare, Stage, inputs
 from dit_cache_conformance.subject import Subject
@@ -12,6 +13,10 @@ from dit_cache_conformance.subject import Subject
 _SIZED = ("flux", "qwen_image", "sd3", "wan22", "cogvideox", "hunyuan_video")
 """Those that are asked for a height and a width, and a control image of none."""
 _HALVES = (torch.bfloat16, torch.float16)
+_ROUNDED = 0.02
+"""How far a still input may be off where what is kept has 8 bits, relative to the largest number, after a whole run."""
+_STREAM = 32
+"""Numbers: what is kept and larger than that is a stream's, not a number for each sample."""
 
 
 @check("shapes", on=_SIZED)
@@ -86,6 +91,43 @@ def half_precision_is_kept(subject: Subject, model: str) -> None:
             )
             if never:
                 expect_same(found.latents, plain(model, dtype=dtype).latents, f"never skipping in {dtype}")
+
+
+@check("shapes", on=PIPELINES)
+def what_is_kept_has_the_dtype_asked_for(subject: Subject, model: str) -> None:
+    """With ``cache_dtype`` all that is kept between steps has that dtype, and nothing that comes out has it for that.
+
+    If this fails, a gate keeps a tensor in an attribute as it came: keep ``place.storage.keep(tensor)``, and compare by
+    ``place.storage.pair(kept, now)``. Predictors need nothing.
+    """
+    if not (issubclass(subject.cls, SpanBackend) and issubclass(subject.cls.Config, StorageOptions)):
+        raise NotForThisBackend("its options have no cache_dtype")
+    never = subject.make(**{**subject.never, "cache_dtype": "bfloat16"})
+    eager = subject.eagerly(cache_dtype="bfloat16")
+    held: set[torch.dtype] = set()
+
+    def look(*_: object) -> None:
+        if isinstance(eager, SpanBackend):
+            kept = [tensor for tensor in eager.held_tensors() if tensor.numel() > _STREAM]
+            held.update(tensor.dtype for tensor in kept if tensor.is_floating_point())
+
+    stage = Stage(model)
+    never.enable(stage.pipe)
+    expect_same(stage.run().latents, plain(model).latents, "never skipping, with cache_dtype")
+    never.disable()
+    for transformer in stage.transformers.values():
+        transformer.register_forward_hook(look)
+    eager.enable(stage.pipe)
+    with stage.frozen(), stage.outputs() as outputs:
+        found = stage.run().latents
+    expect(held == {torch.bfloat16}, f"what is kept between steps is in {held or 'nothing'}")
+    seen = {output.dtype for output in outputs}
+    expect(seen == {torch.float32}, f"the model is in {torch.float32} and gave {seen}")
+    off = distance(found, plain(model, frozen=True).latents)
+    expect(
+        off <= _ROUNDED,
+        f"latents {off:.2g} off although every step saw the same input ({_ROUNDED:g} allowed)",
+    )
 
 
 @check("shapes", on=PIPELINES)
