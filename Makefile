@@ -17,7 +17,7 @@ ARGS ?=
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test parity lint format bench load train-demo test-sglang install-sglang test-vllm-omni install-vllm-omni \
+.PHONY: help demo test parity lint format bench quality load train-demo test-sglang install-sglang test-vllm-omni install-vllm-omni \
   clean install
 
 help:  ## this list
@@ -49,8 +49,13 @@ format: $(STAMP)  ## mend what ruff can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(STAMP)  ## the measurements
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q benchmarks $(ARGS)
+# pytest-benchmark keeps its runs in .benchmarks; `python -m pytest benchmarks --benchmark-compare` sets two of them beside each other.
+bench: $(STAMP)  ## measure beside cache-dit and FirstBlockCache, and write docs/benchmarks.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q benchmarks --benchmark-autosave
+	OMP_NUM_THREADS=1 $(BIN)/dit-cache bench --output docs/benchmarks.md $(ARGS)
+
+quality: $(STAMP)  ## docs/quality.md: every strategy at a given number of computed steps; goes on where it was stopped
+	OMP_NUM_THREADS=1 $(BIN)/python -m dit_cache_backends.demo.quality $(ARGS)
 
 load: $(STAMP)  ## 200 requests to a server, 16 at once: are the pictures right, is anything left
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/load.py $(ARGS)

@@ -24,6 +24,7 @@ from dit_cache_backends.engine.gates import Decision, Gate, Place, Probe, relati
 from dit_cache_backends.engine.predictors import Predictor, Reuse
 from dit_cache_backends.engine.ranks import summed_over_ranks
 from dit_cache_backends.engine.spans import Span, Stream, Streams
+from dit_cache_backends.engine.storage import Kept, Storage
 from dit_cache_backends.errors import (
     AlreadyEnabledError,
     BackendLoadError,
@@ -40,7 +41,9 @@ from dit_cache_backends.hosts.omni import Omni, OmniDiffusionSamplingParams
 from dit_cache_backends.models import BlockList, Card, Stack, list_cards, register_card, stack
 from dit_cache_backends.models.inspect import Inspection, inspect_transformer
 from dit_cache_backends.parts import PartOptions
+from dit_cache_backends.provenance_options import ProvenanceOptions
 from dit_cache_backends.registry import BackendInfo, get_cache_backend, list_cache_backends
+from dit_cache_backends.storage_options import StorageOptions
 from dit_cache_backends.summary import Event, Row, Summary
 
 __all__ = [
@@ -65,6 +68,7 @@ __all__ = [
     "Gate",
     "Hermite",
     "Inspection",
+    "Kept",
     "Newton",
     "NotEnabledError",
     "Omni",
@@ -73,12 +77,15 @@ __all__ = [
     "Place",
     "Predictor",
     "Probe",
+    "ProvenanceOptions",
     "Reuse",
     "Row",
     "Span",
     "SpanBackend",
     "Stack",
     "Step",
+    "Storage",
+    "StorageOptions",
     "Stream",
     "Streams",
     "Summary",

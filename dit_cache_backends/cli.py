@@ -10,9 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from dit_cache_backends.cli_bench import bench
+from dit_cache_backends.cli_calibrate import calibrate
+from dit_cache_backends.cli_compare import compare
 from dit_cache_backends.cli_config import CacheBackendOption, CacheConfigOption, config, told_settings
 from dit_cache_backends.cli_models import models
+from dit_cache_backends.cli_plan import plan
 from dit_cache_backends.cli_serve import serve
+from dit_cache_backends.cli_tune import tune
 from dit_cache_backends.errors import ConfigError, DitCacheError
 from dit_cache_backends.terminal import print_columns, quiet, readable_errors
 
@@ -31,6 +36,11 @@ app = typer.Typer(
 app.add_typer(models, name="models")
 app.add_typer(config, name="config")
 app.command()(serve)
+app.command()(calibrate)
+app.command()(plan)
+app.command()(compare)
+app.command()(tune)
+app.command()(bench)
 
 
 @app.command()

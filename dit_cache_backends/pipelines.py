@@ -46,6 +46,14 @@ def transformers_of(pipeline: object) -> dict[str, nn.Module]:
     return found
 
 
+def name_of(transformer: nn.Module, pipeline: object) -> str:
+    """The name that ``pipeline`` has for one of its transformers; ``transformer`` where it has none."""
+    modules = transformers_of(pipeline).items()
+    return next(
+        (name for name, module in modules if uncompiled(module) is uncompiled(transformer)), "transformer"
+    )
+
+
 def _named(pipeline: object) -> dict[str, nn.Module]:
     """By the names that a vLLM-Omni pipeline declares, else by those that pipelines of diffusers have.
 

@@ -69,7 +69,7 @@ def test_what_a_reader_types_in_installs_and_its_tests_and_snippets_pass(
         "not TestConformance or branches_do_not_mix",
     )
     assert " passed" in python(environment, folder, *arguments)
-    assert len(SNIPPETS) == 5
+    assert len(SNIPPETS) == 6
     for number, snippet in enumerate(SNIPPETS):
         (folder / f"snippet_{number}.py").write_text(snippet)
     everything = f"import runpy; [runpy.run_path(f'snippet_{{n}}.py') for n in range({len(SNIPPETS)})]"

@@ -34,7 +34,12 @@ __all__ = [
 
 
 class _NotSaid:
+    """There is one, also behind a copy or a pickle of what holds it: it is told by ``is``."""
+
     def __repr__(self) -> str:
+        return "NOT_SAID"
+
+    def __reduce__(self) -> str:
         return "NOT_SAID"
 
 

@@ -10,15 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from dit_cache_backends.demo.settings import FULL, SHORT, STRATEGIES, Setting
+from dit_cache_backends.compare import measures
+from dit_cache_backends.compare.measures import SAME_DB
+from dit_cache_backends.demo.settings import FULL, SHORT, STRATEGIES
+from dit_cache_backends.trials.setting import Setting
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-STEPS = 28
+    from dit_cache_backends.trials import Drawing
 
-SAME_DB = 100.0
-"""The PSNR written for pictures that are equal to the last bit, in dB."""
+STEPS = 28
 
 
 @dataclass
@@ -39,6 +41,18 @@ class Result:
     adherent: list[bool] = field(default_factory=list)
     held: int = 0
     """Bytes that the backend holds at the most, within one picture."""
+
+    def add(self, drawn: Drawing, dense: Result) -> None:
+        """Take one more drawing; ``dense`` has that of the same prompt already, or is this result."""
+        picture, summary = drawn.images[0], drawn.summary
+        self.pictures.append(picture)
+        self.seconds.append(drawn.seconds)
+        self.transformer_seconds.append(drawn.transformer_seconds)
+        self.blocks += drawn.blocks
+        self.blocks_run += drawn.blocks_run
+        self.cached_steps.append(0 if summary is None else len(summary.cached_steps()))
+        self.psnr.append(min(measures.psnr(dense.pictures[-1], picture), SAME_DB))
+        self.ssim.append(measures.ssim(dense.pictures[-1], picture))
 
     def speed_up(self, dense: Result, part: str = "seconds") -> float:
         """Median over the prompts of how many times faster than dense; each pair was timed one after the other."""
@@ -64,66 +78,34 @@ def compare(
         seed: prompt number ``i`` starts from the noise of ``seed + i``.
         advance: told the label of a setting before it draws.
     """
-    from dit_cache_backends.demo import adherence, metrics
+    from dit_cache_backends.demo import adherence
+    from dit_cache_backends.trials import Trial
 
     results = [Result(setting) for setting in settings]
-    # The first call of a process pays for what others find ready.
-    _draw(pipeline, prompts[0], settings[0], 2, seed)
-    for result in results:
-        result.held = _held(pipeline, prompts[0], result.setting, steps)
-    for number, prompt in enumerate(prompts):
-        scored = _has_grammar(prompt)
+    with Trial(pipeline) as trial:
+        # The first call of a process pays for what others find ready.
+        trial.draw(prompts[0], settings[0], seed=seed, steps=2)
         for result in results:
-            advance(result.setting.label)
-            output, blocks = _draw(pipeline, prompt, result.setting, steps, seed + number)
-            summary, picture = output.cache_summary, output.images[0]
-            result.pictures.append(picture)
-            result.seconds.append(output.timings["total"])
-            result.transformer_seconds.append(output.timings["transformer"])
-            result.blocks += blocks
-            result.blocks_run += blocks if summary is None else summary.blocks_run
-            result.cached_steps.append(0 if summary is None else len(summary.cached_steps()))
-            reference = results[0].pictures[-1]
-            result.psnr.append(min(metrics.psnr(reference, picture), SAME_DB))
-            result.ssim.append(metrics.ssim(reference, picture))
-            if scored:
-                result.adherent.append(adherence.score(prompt, picture).total)
+            drawn = trial.draw(prompts[0], result.setting, seed=seed, steps=steps, measure_held=True)
+            result.held = drawn.held
+        for number, prompt in enumerate(prompts):
+            scored = _has_grammar(prompt)
+            for result in results:
+                advance(result.setting.label)
+                result.add(trial.draw(prompt, result.setting, seed=seed + number, steps=steps), results[0])
+                if scored:
+                    result.adherent.append(adherence.score(prompt, result.pictures[-1]).total)
     return results
 
 
-def _draw(pipeline: Any, prompt: str, setting: Setting, steps: int, seed: int) -> tuple[Any, int]:
-    from dit_cache_backends.hosts.omni import Omni, OmniDiffusionSamplingParams
-
-    steps = setting.steps or steps
-    params = OmniDiffusionSamplingParams(num_inference_steps=steps, seed=seed, output_type="pil")
-    name = None if setting.config is None else setting.backend
-    with Omni(pipeline, cache_backend=name, cache_config=setting.config) as omni:
-        output = omni.generate(prompt, params, use_tqdm=False)[0]
-    model = pipeline.transformer
-    return output, steps * (len(model.transformer_blocks) + len(model.single_transformer_blocks))
-
-
-def _held(pipeline: Any, prompt: str, setting: Setting, steps: int) -> int:
-    """The most bytes that the backend holds between two steps; what several tensors share counts once."""
-    from dit_cache_backends.api import enable_cache
-    from dit_cache_backends.backend import SpanBackend
-    from dit_cache_backends.demo import paint
-
-    if setting.config is None:
-        return 0
-    most = 0
-
-    def look(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        nonlocal most
-        if not isinstance(backend, SpanBackend):
-            return tensors
-        storages = [tensor.untyped_storage() for tensor in backend.held_tensors()]
-        most = max(most, sum({each.data_ptr(): each.nbytes() for each in storages}.values()))
-        return tensors
-
-    with enable_cache(pipeline, setting.backend, **setting.config) as backend:
-        paint(pipeline, [prompt], num_inference_steps=setting.steps or steps, callback_on_step_end=look)
-    return most
+def _families(results: Sequence[Result]) -> dict[str, list[tuple[float, float]]]:
+    """Work saved and quality of every setting that has a family; the first result is the dense run."""
+    families: dict[str, list[tuple[float, float]]] = {}
+    for result in results[1:]:
+        if result.setting.family and result.blocks_run:
+            point = (results[0].blocks / result.blocks_run, statistics.mean(result.psnr))
+            families.setdefault(result.setting.family, []).append(point)
+    return families
 
 
 def _has_grammar(prompt: str) -> bool:
@@ -196,7 +178,9 @@ def main(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from dit_cache_backends.demo import DEMO_PROMPTS, held_out_prompts, load_demo, plot, sheet
+    from dit_cache_backends.compare import sheet
+    from dit_cache_backends.compare.plot import front
+    from dit_cache_backends.demo import DEMO_PROMPTS, held_out_prompts, load_demo
 
     # One thread: at this size more threads wait for each other longer than they work.
     torch.set_num_threads(1)
@@ -221,7 +205,7 @@ def main(
     console.print(_table(results, full))
     shown = min(len(chosen), 8)
     if comparison == "strategies":
-        plot.make(results, output)
+        front(_families(results), output, to_beat="dense, fewer steps")
     else:
         rows = [(result.setting.label, result.pictures[:shown]) for result in _shown(results)]
         sheet.make(chosen[:shown], rows, output)

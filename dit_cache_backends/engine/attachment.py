@@ -112,7 +112,7 @@ class Attachment:
         if region is not None:
             region.check(self.name)
         session, step = self._begin(args, kwargs)
-        make = partial(self._call, session, step, args, kwargs, region)
+        make = partial(self._call, session, step, region, self.argument_of(args, kwargs))
         call = self.local.call = make()
         try:
             out = (run if region is None else call.forward)(*args, **kwargs)
@@ -151,16 +151,9 @@ class Attachment:
         return partial(self._argument, args=args, kwargs=kwargs)
 
     def _call(
-        self,
-        session: Session,
-        step: Step,
-        args: _Args,
-        kwargs: dict[str, Any],
-        region: Region | None,
-        forced: str = "",
+        self, session: Session, step: Step, region: Region | None, argument: Any, forced: str = ""
     ) -> Any:
         reasons = None if forced else session.retired.get((self.name, step.branch))
-        argument = self.argument_of(args, kwargs)
         if region is not None:
             return WholeCall(self, session, step, argument, region, forced, reasons)
         if reasons is not None:

@@ -3,7 +3,8 @@
 The subclass wraps the instance's ``__call__``, so that compiled, hooked, offloaded and LoRA-carrying forwards lie
 inside.
 There is one subclass per class, never one per instance: torch.compile guards on the type, and would compile every block
-anew. What an instance belongs to stands in a map beside it, so that copies and pickles of it are plain.
+anew. Only where the transformer is compiled as a whole has each block its own, as its place is a constant of the graph.
+What an instance belongs to stands in a map beside it, so that copies and pickles of it are plain.
 """
 
 import copyreg

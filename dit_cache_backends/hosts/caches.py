@@ -16,7 +16,6 @@ from dit_cache_backends.engine.wrap import is_attached
 from dit_cache_backends.errors import AlreadyEnabledError, DitCacheError
 from dit_cache_backends.hosts.calls import transformers_in
 from dit_cache_backends.hosts.copies import Front
-from dit_cache_backends.hosts.requests import DEFAULT
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -111,7 +110,7 @@ class Caches:
             ConfigError: They do not fit the backend, or the backend the model.
             UnknownBackendError: No backend of that name is installed.
         """
-        if backend is DEFAULT and config is None:
+        if backend is NOT_SAID and config is None:
             with self._lock:
                 return _used(self.default)
         given = self._asked(backend, config)
@@ -138,7 +137,7 @@ class Caches:
 
     def _asked(self, backend: object, config: object) -> Settings:
         """What a request asks for. Looking up a backend takes milliseconds, so what was asked before is remembered."""
-        named = backend is DEFAULT or backend is None or isinstance(backend, str)
+        named = backend is NOT_SAID or backend is None or isinstance(backend, str)
         text = ""
         if named and (config is None or isinstance(config, Mapping)):
             with suppress(TypeError, ValueError):
@@ -146,7 +145,7 @@ class Caches:
         with self._lock:
             if text in self._answers:
                 return self._answers[text]
-        given = self._settings.for_request(NOT_SAID if backend is DEFAULT else backend, config)
+        given = self._settings.for_request(backend, config)
         if text:
             with self._lock:
                 self._answers[text] = given

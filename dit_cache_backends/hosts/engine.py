@@ -22,7 +22,6 @@ from dit_cache_backends.hosts.generation import Generation, State, StepEvent
 from dit_cache_backends.hosts.placement import Placement
 from dit_cache_backends.hosts.queue import Queue
 from dit_cache_backends.hosts.requests import (
-    DEFAULT,
     OmniDiffusionSamplingParams,
     OmniRequestOutput,
     call_arguments,
@@ -32,7 +31,6 @@ from dit_cache_backends.hosts.surroundings import surroundings
 from dit_cache_backends.hosts.turns import Turns
 
 __all__ = [
-    "DEFAULT",
     "Engine",
     "EngineStats",
     "Generation",
@@ -94,7 +92,7 @@ class Engine:
     def __init__(
         self,
         pipeline: Any,
-        cache_backend: object = DEFAULT,
+        cache_backend: object = NOT_SAID,
         cache_config: object = None,
         *,
         max_concurrent: int | None = None,
@@ -109,7 +107,7 @@ class Engine:
     ) -> None:
         if settings is None:
             settings = find_settings(
-                NOT_SAID if cache_backend is DEFAULT else cache_backend,
+                cache_backend,
                 cache_config,
                 parallelism_config=parallelism_config,
                 quantize_config=quantize_config,
@@ -154,7 +152,7 @@ class Engine:
         prompt: Any,
         params: OmniDiffusionSamplingParams | None = None,
         *,
-        cache_backend: object = DEFAULT,
+        cache_backend: object = NOT_SAID,
         cache_config: object = None,
         request_id: str | None = None,
         progress_bar: bool = False,
@@ -180,7 +178,7 @@ class Engine:
         if request_id is not None and (not isinstance(request_id, str) or not request_id):
             raise ConfigError(f"request_id is a text that is not empty, got {request_id!r}")
         self._queue.refuse(request_id)
-        if cache_backend is DEFAULT:
+        if cache_backend is NOT_SAID:
             cache_backend = params.cache_backend
             cache_config = params.cache_config if cache_config is None else cache_config
         arguments = self._arguments(prompt, params)

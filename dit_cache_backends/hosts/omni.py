@@ -31,7 +31,7 @@ from dit_cache_backends.hosts.calls import device_of
 from dit_cache_backends.hosts.engine import Engine, check_bounds
 from dit_cache_backends.hosts.generation import Generation
 from dit_cache_backends.hosts.placement import Placement
-from dit_cache_backends.hosts.requests import DEFAULT, OmniDiffusionSamplingParams, OmniRequestOutput
+from dit_cache_backends.hosts.requests import OmniDiffusionSamplingParams, OmniRequestOutput
 
 __all__ = ["Omni", "OmniDiffusionSamplingParams", "OmniRequestOutput"]
 
@@ -78,7 +78,7 @@ class Omni:
     def __init__(
         self,
         model: object,
-        cache_backend: object = DEFAULT,
+        cache_backend: object = NOT_SAID,
         cache_config: object = None,
         dtype: torch.dtype | str | None = None,
         device: torch.device | str | None = None,
@@ -105,7 +105,7 @@ class Omni:
         check_bounds(max_concurrent=(max_concurrent, 1), max_batch=(max_batch, 1))
         if settings is None:
             settings = find_settings(
-                NOT_SAID if cache_backend is DEFAULT else cache_backend,
+                cache_backend,
                 cache_config,
                 parallelism_config=parallelism_config,
                 quantize_config=quantize_config,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+from dit_cache_backends.configuration.sources import NOT_SAID
 from dit_cache_backends.errors import ConfigError, near
 
 if TYPE_CHECKING:
@@ -13,26 +14,7 @@ if TYPE_CHECKING:
 
     from dit_cache_backends.summary import Summary
 
-__all__ = ["DEFAULT", "OmniDiffusionSamplingParams", "OmniRequestOutput", "call_arguments"]
-
-
-class _Default:
-    """Stands for "as the engine was told", where ``None`` already means "no cache"."""
-
-    def __repr__(self) -> str:
-        return "DEFAULT"
-
-    def __copy__(self) -> _Default:
-        return self
-
-    def __deepcopy__(self, memo: object) -> _Default:
-        return self
-
-    def __reduce__(self) -> str:
-        return "DEFAULT"
-
-
-DEFAULT: Any = _Default()
+__all__ = ["OmniDiffusionSamplingParams", "OmniRequestOutput", "call_arguments"]
 
 
 @dataclass
@@ -73,7 +55,7 @@ class OmniDiffusionSamplingParams:
     cfg_normalize: bool | None = None
     use_en_prompt: bool | None = None
     extra_args: dict[str, Any] = field(default_factory=dict)
-    cache_backend: Any = DEFAULT
+    cache_backend: Any = NOT_SAID
     """The cache of this request alone: a backend as :func:`~dit_cache_backends.registry.get_cache_backend` takes it;
     ``None`` or ``"none"`` for no cache; unless said, that of the engine."""
     cache_config: Any = None

@@ -14,13 +14,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dit_cache_backends.configuration.settings import NOT_SAID
 from dit_cache_backends.errors import (
     CancelledGeneration,
     DitCacheError,
     EngineClosedError,
     QueueFullError,
 )
-from dit_cache_backends.hosts.requests import DEFAULT, OmniDiffusionSamplingParams
+from dit_cache_backends.hosts.requests import OmniDiffusionSamplingParams
 from dit_cache_backends.serve.failures import Refusal
 from dit_cache_backends.serve.metrics import NO_CACHE, Metrics
 
@@ -189,7 +190,7 @@ class Drawing:
                 generation = self._service.engine.submit(
                     asked.prompt,
                     params,
-                    cache_backend=asked.cache_backend if named else DEFAULT,
+                    cache_backend=asked.cache_backend if named else NOT_SAID,
                     cache_config=asked.cache_config,
                 )
                 self._generations.append(generation)

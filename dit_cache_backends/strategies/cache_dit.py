@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
@@ -20,9 +20,19 @@ from dit_cache_backends.engine.predictors import Predictor
 from dit_cache_backends.engine.spans import Span, Stream
 from dit_cache_backends.engine.untraced import untraced_module
 from dit_cache_backends.errors import ConfigError
+from dit_cache_backends.search import PREDICTORS, PRESETS, Ladder, Search, Threshold, even_steps
 from dit_cache_backends.strategies.cache_dit_options import CacheDiTConfig
 from dit_cache_backends.strategies.presets import planned_steps
-from dit_cache_backends.strategies.schedule import Schedule, ScheduledBackend, ScheduledGate
+from dit_cache_backends.strategies.schedule import (
+    SHAPE_CHANGED,
+    Schedule,
+    ScheduledBackend,
+    ScheduledGate,
+)
+from dit_cache_backends.strategies.scm import POLICIES
+
+if TYPE_CHECKING:
+    from dit_cache_backends.calibrate.series import Series
 
 
 class CacheDiT(ScheduledBackend):
@@ -31,6 +41,30 @@ class CacheDiT(ScheduledBackend):
     name = "cache_dit"
     Config = CacheDiTConfig
     capabilities = Capabilities(rank_agreement=True)
+    searches: ClassVar = (
+        Search(
+            "threshold",
+            Threshold("residual_diff_threshold", 0.01, 0.99),
+            {
+                "predictor": PREDICTORS,
+                "in a row": {f"{n} in a row": {"max_continuous_cached_steps": n} for n in (3, 2, 5)},
+                "first blocks": {f"Fn {n}": {"Fn_compute_blocks": n} for n in (1, 2, 4)},
+            },
+        ),
+        Search(
+            "even steps",
+            even_steps(
+                "steps_computation_mask", {"steps_computation_policy": "static", "max_warmup_steps": 0}
+            ),
+            {"predictor": PREDICTORS},
+        ),
+        Search(
+            "SCM masks",
+            Ladder([{"scm_steps_mask_policy": name, "scm_steps_policy": "static"} for name in POLICIES]),
+            {"predictor": PREDICTORS},
+        ),
+        Search("presets", PRESETS),
+    )
     config: CacheDiTConfig
 
     def layout(self, depth: int) -> Sequence[Span]:
@@ -51,6 +85,24 @@ class CacheDiT(ScheduledBackend):
 
     def predictor(self, stream: Stream) -> Predictor:
         return make_calibrator(self.config, stream)
+
+    def replay(self, series: Series) -> list[bool]:
+        """Which steps of a recorded run it would compute; see ``calibrate.simulate``.
+
+        Raises:
+            ConfigError: if another number of first blocks was recorded, or steps are forgotten on the way.
+        """
+        from dit_cache_backends.calibrate.replay import ask, place_of
+
+        front = self.config.Fn_compute_blocks
+        if front != series.first_blocks:
+            raise ConfigError(
+                f"cache_dit: Fn_compute_blocks is {front}, and what the first {series.first_blocks} blocks add was "
+                "recorded; record anew with as many first blocks"
+            )
+        if self.config.force_refresh_step_hint is not None:
+            raise ConfigError("cache_dit: a run with force_refresh_step_hint cannot be simulated on a record")
+        return ask(_Replayed(self.config, place_of(series), series), series)
 
 
 class _Gate(ScheduledGate):
@@ -74,6 +126,24 @@ class _Gate(ScheduledGate):
         super().observe(step, probe, decision)
         if decision.difference is not None and math.isfinite(decision.difference):
             self._accumulated += max(decision.difference, 0.0)
+
+
+class _Replayed(_Gate):
+    """Takes its differences from a recorded run."""
+
+    def __init__(self, config: CacheDiTConfig, place: Place, series: Series) -> None:
+        super().__init__(config, place)
+        self._series = series
+        self._computed: int | None = None
+
+    def measure(self, step: Step, probe: Probe) -> float:
+        change = None if self._computed is None else self._series.change("first", self._computed, step.index)
+        return SHAPE_CHANGED if change is None else change
+
+    def observe(self, step: Step, probe: Probe, decision: Decision) -> None:
+        super().observe(step, probe, decision)
+        if decision.run:
+            self._computed = step.index
 
 
 untraced_module(sys.modules[__name__])

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from dit_cache_backends.calibrators import CalibratorOptions
 from dit_cache_backends.config import option
 from dit_cache_backends.errors import ConfigError
+from dit_cache_backends.storage_options import StorageOptions
 from dit_cache_backends.strategies.schedule_options import ScheduleOptions
 
 
 @dataclass(frozen=True)
-class CacheDiTConfig(CalibratorOptions, ScheduleOptions):
+class CacheDiTConfig(CalibratorOptions, ScheduleOptions, StorageOptions):
     """The options of ``cache_dit``. Defaults are vLLM-Omni's (0.30)."""
 
     Fn_compute_blocks: int = option(

@@ -5,9 +5,11 @@ The strategy is that of cache-dit 1.5.3 (its ``DBPrune``); what differs on purpo
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from ctypes import c_float
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,11 +17,14 @@ from torch import Tensor
 from dit_cache_backends.backend import Capabilities
 from dit_cache_backends.calibrators import make_calibrator
 from dit_cache_backends.engine.clock import Step
-from dit_cache_backends.engine.gates import Decision, Gate, Place, Probe
+from dit_cache_backends.engine.gates import Decision, Gate, Place, Probe, magnitude, relative_difference
 from dit_cache_backends.engine.predictors import Predictor
+from dit_cache_backends.engine.ranks import summed_over_ranks
 from dit_cache_backends.engine.spans import Span, Stream
+from dit_cache_backends.engine.storage import Storage
 from dit_cache_backends.engine.untraced import untraced_module
 from dit_cache_backends.errors import ConfigError
+from dit_cache_backends.search import PREDICTORS, PRESETS, Search, Threshold
 from dit_cache_backends.strategies.dbprune_options import DBPruneConfig
 from dit_cache_backends.strategies.presets import pruned_blocks
 from dit_cache_backends.strategies.schedule import Schedule, ScheduledBackend, ScheduledGate
@@ -34,6 +39,10 @@ class DBPrune(ScheduledBackend):
     name = "dbprune"
     Config = DBPruneConfig
     capabilities = Capabilities(rank_agreement=True)
+    searches: ClassVar = (
+        Search("threshold", Threshold("residual_diff_threshold", 0.005, 0.9), {"predictor": PREDICTORS}),
+        Search("presets", PRESETS),
+    )
     config: DBPruneConfig
 
     def layout(self, depth: int) -> Sequence[Span]:
@@ -119,6 +128,10 @@ class _Gate(ScheduledGate):
         self._stack: _Stack = stack
         self._config = config
         self._dtype = getattr(torch, config.compare_dtype) if config.compare_dtype else None
+        if self._dtype is not None and self._storage.dtype is not None:
+            self._storage = Storage(self._storage.device)
+        self._size: float | None = None
+        """The sum of the reference, once it was read; a block that is skipped often is compared with one for long."""
         self._ran = False
         """Whether the block ran when it was last compared: then it is likely to run again."""
 
@@ -136,25 +149,60 @@ class _Gate(ScheduledGate):
         goes is a wager: up to a block that ran the last time, since what lies behind it would have been measured in
         vain; to the end where the step has no reading to spare.
         """
-        values, told = [self.measure(step, probe)], []
         wager = self._stack.may_read_twice(step)
-        if not (wager and self._ran):
-            for gate, ahead, foretell in probe.ahead():
-                if not isinstance(gate, _Gate) or gate.settled(step) is not None:
-                    break
-                values.append(gate.measure(step, ahead))
-                told.append(foretell)
-                if wager and gate._ran:
-                    break
-        tensors = [value for value in values if isinstance(value, Tensor)]
+        if wager and self._ran:
+            difference = self.measure(step, probe)
+            if isinstance(difference, Tensor):
+                self._stack.read(step)
+            return float(difference)
+        sums: list[Tensor] = []
+        gates, known, told = [self], [self._take(step, probe, sums)], []
+        for gate, ahead, foretell in probe.ahead():
+            if not isinstance(gate, _Gate) or gate.settled(step) is not None:
+                break
+            gates.append(gate)
+            known.append(gate._take(step, ahead, sums))
+            told.append(foretell)
+            if wager and gate._ran:
+                break
         numbers = iter(())
-        if tensors:
+        if sums:
             self._stack.read(step)
-            numbers = iter(torch.stack(tensors).tolist())
-        known = [next(numbers) if isinstance(value, Tensor) else value for value in values]
-        for foretell, difference in zip(told, known[1:], strict=True):
-            foretell(difference)
-        return known[0]
+            stacked = torch.stack(sums)
+            numbers = iter((stacked if self._every else summed_over_ranks(stacked)).tolist())
+        found = [
+            gate._given(numbers) if number is None else number
+            for gate, number in zip(gates, known, strict=True)
+        ]
+        for foretell, number in zip(told, found[1:], strict=True):
+            foretell(number)
+        return found[0]
+
+    def _take(self, step: Step, probe: Probe, sums: list[Tensor]) -> float | None:
+        """The difference if it is known; else add to ``sums`` what has to be read for it."""
+        pair = self.compared(step, probe)
+        if isinstance(pair, float):
+            return pair
+        before, now = pair
+        if self._every:
+            sums.append(relative_difference(before, now, per_sample=True).max())
+            return None
+        sums.append(magnitude(before - now))
+        if self._size is None:
+            sums.append(magnitude(before))
+        return None
+
+    def _given(self, numbers: Iterator[float]) -> float:
+        """The difference by what was read, of which this takes its part."""
+        number = next(numbers)
+        if self._every:
+            return number
+        if self._size is None:
+            self._size = next(numbers)
+        if not self._size:
+            return math.inf if number > 0 else math.nan
+        # As the device divides, so that it does not matter how many differences were read at once.
+        return c_float(number / self._size).value
 
     def seen(self, probe: Probe) -> Tensor:
         here = probe.streams[0]
@@ -168,6 +216,7 @@ class _Gate(ScheduledGate):
     def kept(self, probe: Probe) -> Tensor:
         # A copy: the model's tensor may be part of a larger one, be written into behind the block, or lie in memory
         # that a CUDA graph uses again.
+        self._size = None
         seen, here = self.seen(probe), probe.streams[0]
         shares = here is not None and seen.dtype == here.dtype
         return seen.clone(memory_format=torch.contiguous_format) if shares else seen.contiguous()

@@ -8,11 +8,12 @@ from dit_cache_backends.calibrators import CalibratorOptions
 from dit_cache_backends.config import option
 from dit_cache_backends.configuration.schema_terms import Schema, given, option_is, when
 from dit_cache_backends.errors import ConfigError
+from dit_cache_backends.storage_options import StorageOptions
 from dit_cache_backends.strategies.schedule_options import ScheduleOptions
 
 
 @dataclass(frozen=True)
-class DBPruneConfig(CalibratorOptions, ScheduleOptions):
+class DBPruneConfig(CalibratorOptions, ScheduleOptions, StorageOptions):
     """The options of ``dbprune``.
 
     Defaults are cache-dit's (1.5.3, ``DBPruneConfig``), but for 1 first block and 4 warm-up steps, as with
@@ -54,7 +55,7 @@ class DBPruneConfig(CalibratorOptions, ScheduleOptions):
     compare_dtype: str | None = option(
         None,
         choices=("bfloat16", "float16"),
-        help="Keep and compare the inputs in this type, to save memory. Null: in the model's own.",
+        help="Keep and compare the inputs in this type, to save memory. Null: in cache_dtype, else the model's own.",
     )
 
     @staticmethod

@@ -12,6 +12,11 @@ FEW = 8
 SHARES = {"quality": 0.6, "balanced": 0.45, "fast": 0.36, "ultra": 0.28}
 """Part of the steps that is computed. Of 28 steps 17, 13, 10 and 8; cache-dit's four masks compute 18, 15, 11 and 8."""
 
+THREE_LEADING = 9
+"""Computed steps from which on the first three are among them. With fewer the gaps between the others grow too long: of
+8 of 28 and 6 of 20 steps two leading ones are better, by 4 to 6 dB with guidance, with Heun's scheduler and at 20 steps
+(``docs/quality.md``)."""
+
 FEW_SHARES = {"fast": 0.6, "ultra": 0.5}
 """The same below ``FEW`` steps; the other two presets then skip a single step."""
 
@@ -53,7 +58,8 @@ def planned_steps(preset: str, steps: int | None) -> Mapping[str, Any]:
         )
         leading = 2
     else:
-        computed, leading = max(3, round(steps * SHARES[preset])), 3 if steps >= 16 else 2
+        computed = max(3, round(steps * SHARES[preset]))
+        leading = 3 if steps >= 16 and computed >= THREE_LEADING else 2
     return {
         "steps_computation_mask": even_mask(steps, computed, leading),
         "steps_computation_policy": "static",

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dit_cache_backends.strategies.tea_cache_curves import Curve
+
 TEACACHE = "TeaCache (github.com/ali-vilab/TeaCache)"
 COMFYUI = "ComfyUI-TeaCache (github.com/welltop-cn/ComfyUI-TeaCache)"
 VLLM_OMNI = "vLLM-Omni 0.30.0"
@@ -33,6 +35,10 @@ class CoefficientSet:
     window: tuple[int | float, int | float] | None = None
     """``start_step`` and ``end_step`` of its source, where they differ from those of the rule ``official``."""
     note: str = ""
+    curve: Curve | None = None
+    """What is evaluated, where that is not the polynomial of ``values``."""
+    measured: bool = False
+    """Fitted by ``dit-cache calibrate``, so that thresholds are the relative change of the output they allow."""
 
 
 def _t(*pairs: tuple[float, str]) -> tuple[tuple[float, str], ...]:

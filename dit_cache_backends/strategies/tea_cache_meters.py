@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dit_cache_backends.engine.clock import Step
 from dit_cache_backends.engine.gates import Place, Probe, relative_difference
+from dit_cache_backends.engine.storage import Kept, Storage
 from dit_cache_backends.engine.untraced import untraced_module
 from dit_cache_backends.models import uncompiled
 from dit_cache_backends.models.signals import BlockArguments, Signal, TimeSignal
@@ -22,7 +23,7 @@ class Meter(ABC):
     """Measures one branch of one transformer. Asking changes nothing, as with a gate."""
 
     def __init__(self) -> None:
-        self.kept: dict[str, Tensor] = {}
+        self.kept: dict[str, Kept] = {}
         """The tensors that are kept from step to step."""
 
     @abstractmethod
@@ -41,9 +42,10 @@ class Meter(ABC):
 class _TensorMeter(Meter):
     """Reads a tensor at every step, keeps the last one, and waits for the device at every step."""
 
-    def __init__(self, signal: Signal) -> None:
+    def __init__(self, signal: Signal, storage: Storage) -> None:
         super().__init__()
         self._signal = signal
+        self._storage = storage
 
     def look(self, probe: Probe) -> None:
         block = uncompiled(probe.block)
@@ -59,12 +61,12 @@ class _TensorMeter(Meter):
             now.device,
         ):
             return None
-        return float(relative_difference(before, now).item())
+        return float(relative_difference(*self._storage.pair(before, now)).item())
 
     def told(self, step: Step, probe: Probe) -> None:
         self.kept.clear()
         if _SIGNAL in probe.notes:
-            self.kept["signal"] = probe.notes[_SIGNAL]
+            self.kept["signal"] = self._storage.keep(probe.notes[_SIGNAL])
 
 
 class _TimeMeter(Meter):
@@ -90,7 +92,8 @@ class _TimeMeter(Meter):
             return None
         if self.steps is not None and self._at == step.run_index - 1 < len(self.steps):
             return self.steps[self._at]
-        before, now = self.kept["time"], self._called(probe)
+        # No storage holds it: a few numbers, which a narrower dtype would round to other timesteps.
+        before, now = Storage.give(self.kept["time"]), self._called(probe)
         if before.shape != now.shape or before.device != now.device:
             return None
         embedded = self._embed(torch.cat([before, now]), probe)
@@ -132,7 +135,11 @@ class _TimeMeter(Meter):
 
 def meter_of(signal: Signal | TimeSignal, place: Place, peers: Sequence[Meter]) -> Meter:
     """The meter for a signal; ``peers`` are those of the branches that came before."""
-    return _TimeMeter(signal, place, peers) if isinstance(signal, TimeSignal) else _TensorMeter(signal)
+    return (
+        _TimeMeter(signal, place, peers)
+        if isinstance(signal, TimeSignal)
+        else _TensorMeter(signal, place.storage)
+    )
 
 
 untraced_module(sys.modules[__name__])

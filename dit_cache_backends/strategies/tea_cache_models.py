@@ -139,7 +139,8 @@ def choose(transformer: str, model: nn.Module, pipeline: str, experts: int, rule
 
 HOW = (
     "Give your own, coefficients: [c4, c3, c2, c1, c0], highest power first; or name a published set, coefficients: "
-    "flux_dev; or compare the plain difference, coefficients: identity. docs/tea_cache.md says how to fit them."
+    "flux_dev; or compare the plain difference, coefficients: identity. `dit-cache calibrate` fits your own, "
+    "coefficients: FILE. docs/tea_cache.md says more."
 )
 
 

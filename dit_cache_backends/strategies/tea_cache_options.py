@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from dit_cache_backends.calibrators import CalibratorOptions
 from dit_cache_backends.config import option
@@ -14,11 +15,22 @@ from dit_cache_backends.configuration.schema_terms import (
     forgiving,
     given,
     never,
+    option_is,
     refine,
+    when,
 )
 from dit_cache_backends.errors import ConfigError, near
 from dit_cache_backends.parts import PartOptions
+from dit_cache_backends.provenance_options import (
+    CALIBRATION_FILE,
+    ProvenanceOptions,
+    is_calibration_file,
+)
+from dit_cache_backends.storage_options import StorageOptions
 from dit_cache_backends.strategies.tea_cache_coefficients import IDENTITY, PUBLISHED, CoefficientSet
+
+if TYPE_CHECKING:
+    from dit_cache_backends.calibrate.calibration import Calibration
 
 Boundary = int | float
 
@@ -53,7 +65,7 @@ FALLBACK_THRESHOLD = 0.2
 
 
 @dataclass(frozen=True)
-class TeaCacheConfig(CalibratorOptions, PartOptions):
+class TeaCacheConfig(CalibratorOptions, PartOptions, ProvenanceOptions, StorageOptions):
     """The options of ``tea_cache``. What is null is as the rule has it."""
 
     rule: str = option(
@@ -65,22 +77,29 @@ class TeaCacheConfig(CalibratorOptions, PartOptions):
         None,
         group="threshold",
         help="Skip while the rescaled differences since the last computed step sum up to less. 0 or less: never. "
-        "Null: 0.2 under vllm_omni, else the lowest that was published with the coefficients.",
+        "Null: 0.2 under vllm_omni with published coefficients, else the lowest that comes with the coefficients.",
     )
     rel_l1_thresh_scale: float | None = option(
         None,
         exclusive_minimum=0,
         group="threshold",
-        help="The threshold instead as so many times the lowest that was published with the coefficients.",
+        help="The threshold instead as so many times the lowest that comes with the coefficients.",
     )
     coefficients: list[float] | str | None = option(
         None,
         help="The polynomial that makes the output's difference out of the signal's: its numbers, highest power "
-        "first, the name of a published set, or identity. Null: the published set for the model.",
+        "first, the name of a published set, identity, or a file of `dit-cache calibrate`. Null: the published set "
+        "for the model.",
     )
     coefficients_range: list[float] | None = option(
         None,
-        help="The differences that the coefficients were fitted on, [lowest, highest]; outside it a step is computed.",
+        help="The differences that the coefficients were fitted on, [lowest, highest]. Null: what a file says.",
+    )
+    coefficients_outside: str | None = option(
+        None,
+        choices=("compute", "clamp"),
+        help="What a difference outside of that range does: compute the step, or count as the nearest one within. "
+        "Null: clamp with a file of `dit-cache calibrate`, else compute.",
     )
     start_step: int | float | None = option(
         None,
@@ -118,19 +137,28 @@ class TeaCacheConfig(CalibratorOptions, PartOptions):
         whole: Schema = {"type": ["integer", "null"]}
         names = forgiving([*PUBLISHED, "identity"], also=".")
         return [
-            refine("coefficients", any_of(null, names, {"type": "array", "minItems": 1})),
+            refine("coefficients", any_of(null, names, CALIBRATION_FILE, {"type": "array", "minItems": 1})),
             refine("coefficients_range", any_of(null, {"type": "array", "minItems": 2, "maxItems": 2})),
             refine("start_step", any_of(whole, {"maximum": 1})),
             refine("end_step", any_of(whole, {"type": "number", "minimum": 0, "maximum": 1})),
             never(all_of(given("rel_l1_thresh"), given("rel_l1_thresh_scale"))),
+            when(
+                given("coefficients_outside"),
+                any_of(given("coefficients_range"), option_is("coefficients", CALIBRATION_FILE)),
+            ),
         ]
 
     def given_set(self) -> CoefficientSet | None:
         """The coefficients that were given; None where those for the model are to be found."""
         given = self.coefficients
         if isinstance(given, str):
-            return {**PUBLISHED, "identity": IDENTITY}[_forgiven(given)]
+            return {**PUBLISHED, "identity": IDENTITY}.get(_forgiven(given))
         return None if given is None else CoefficientSet(tuple(given), "given", "given")
+
+    def calibration(self) -> Calibration | None:
+        """The file that was given as coefficients, as it was when this configuration was made."""
+        found: Calibration | None = getattr(self, "_calibration", None)
+        return found
 
     def _coefficients_problem(self) -> str | None:
         given = self.coefficients
@@ -138,12 +166,23 @@ class TeaCacheConfig(CalibratorOptions, PartOptions):
             names = [*PUBLISHED, "identity"]
             if _forgiven(given) in names:
                 return None
+            if is_calibration_file(given):
+                return self._file_problem(given)
             return (
                 f"coefficients: there is no published set {given!r}.{near(given, names)} There are "
-                f"{', '.join(names)}; or give the numbers, highest power first"
+                f"{', '.join(names)}; or give the numbers, highest power first, or a file of `dit-cache calibrate`"
             )
         if given is not None and (not given or not all(math.isfinite(number) for number in given)):
             return f"coefficients: expected at least one finite number, highest power first; got {given}"
+        return None
+
+    def _file_problem(self, given: str) -> str | None:
+        from dit_cache_backends.calibrate.calibration import read_calibration
+
+        try:
+            object.__setattr__(self, "_calibration", read_calibration(given))
+        except ConfigError as error:
+            return f"coefficients: {error}"
         return None
 
     def _threshold_problem(self) -> str | None:
@@ -153,6 +192,8 @@ class TeaCacheConfig(CalibratorOptions, PartOptions):
 
     def _range_problem(self) -> str | None:
         given = self.coefficients_range
+        if given is None and self.coefficients_outside is not None and self.calibration() is None:
+            return "coefficients_outside: there is no range to be outside of; give coefficients_range"
         if given is None or (len(given) == 2 and given[0] < given[1]):
             return None
         return f"coefficients_range: expected [lowest, highest] of the fitted differences, got {given}"

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from dit_cache_backends import enable_cache
+from dit_cache_backends.configuration.settings import NOT_SAID
 from dit_cache_backends.hosts.engine import (
-    DEFAULT,
     Engine,
     Generation,
     OmniDiffusionSamplingParams,
@@ -72,7 +72,7 @@ def hand_in(engine: Engine, name: str, case: Case, **more: Any) -> Generation:
 
 def by_default(engine: Engine, name: str, case: Case, **more: Any) -> Generation:
     """The request, with the engine's cache."""
-    return hand_in(engine, name, case, cache_backend=DEFAULT, cache_config=None, **more)
+    return hand_in(engine, name, case, cache_backend=NOT_SAID, cache_config=None, **more)
 
 
 def latents(output: OmniRequestOutput) -> Tensor:

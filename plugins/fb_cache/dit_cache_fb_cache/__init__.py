@@ -12,14 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-
 from dit_cache_backends import (
     CalibratorOptions,
     Capabilities,
     ConfigError,
     Decision,
     Gate,
+    Kept,
     PartOptions,
     Place,
     Predictor,
@@ -27,17 +26,21 @@ from dit_cache_backends import (
     Span,
     SpanBackend,
     Step,
+    Storage,
+    StorageOptions,
     Stream,
     make_calibrator,
     option,
     relative_difference,
 )
+from dit_cache_backends.calibrate import Series
+from dit_cache_backends.search import PREDICTORS, Search, Threshold
 
 __all__ = ["FirstBlockCache", "FirstBlockCacheConfig"]
 
 
 @dataclass(frozen=True)
-class FirstBlockCacheConfig(CalibratorOptions, PartOptions):
+class FirstBlockCacheConfig(CalibratorOptions, PartOptions, StorageOptions):
     """The options of ``fb_cache``. Defaults are those of diffusers, which has the threshold alone."""
 
     threshold: float = option(
@@ -63,6 +66,7 @@ class FirstBlockCache(SpanBackend):
     Config = FirstBlockCacheConfig
     capabilities = Capabilities(rank_agreement=True)
     conformance: ClassVar = {"eager": {"threshold": 1e9}, "never": {"threshold": 0.0}}
+    searches: ClassVar = (Search("threshold", Threshold("threshold", 0.01, 1.0), {"predictor": PREDICTORS}),)
     config: FirstBlockCacheConfig
 
     def layout(self, depth: int) -> Sequence[Span]:
@@ -71,18 +75,40 @@ class FirstBlockCache(SpanBackend):
         return [Span(1, depth)]
 
     def gate(self, place: Place) -> Gate:
-        return FirstBlockGate(self.config)
+        return FirstBlockGate(self.config, place.storage)
 
     def predictor(self, stream: Stream) -> Predictor:
         return make_calibrator(self.config, stream)
+
+    def replay(self, series: Series) -> list[bool]:
+        """Which steps of a recorded run it would compute; a batch is decided by its mean.
+
+        Raises:
+            ConfigError: if more than one first block was recorded.
+        """
+        if series.first_blocks != 1:
+            raise ConfigError(
+                f"fb_cache compares what one block adds, and that of {series.first_blocks} was recorded"
+            )
+        config, computed = self.config, list[bool]()
+        last, in_row = -1, 0
+        for now in range(len(series)):
+            change = None if last < 0 else series.change("first", last, now)
+            free = config.threshold > 0 and now >= config.max_warmup_steps
+            limited = 0 <= config.max_continuous_cached_steps <= in_row
+            run = not free or limited or change is None or not change <= config.threshold
+            computed.append(run)
+            last, in_row = (now, 0) if run else (last, in_row + 1)
+        return computed
 
 
 class FirstBlockGate(Gate):
     """Compares what the first block adds now with what it added when the span last ran."""
 
-    def __init__(self, config: FirstBlockCacheConfig) -> None:
+    def __init__(self, config: FirstBlockCacheConfig, storage: Storage) -> None:
         self._config = config
-        self._reference: Tensor | None = None
+        self._storage = storage
+        self._reference: Kept | None = None
         self._in_row = 0
 
     def should_run(self, step: Step, probe: Probe) -> Decision:
@@ -96,10 +122,11 @@ class FirstBlockGate(Gate):
         if 0 <= config.max_continuous_cached_steps <= self._in_row:
             return Decision(True, "max_continuous_cached_steps")
         by_sample = config.batch_decision == "all"
-        difference = float(relative_difference(reference, probe.change, by_sample).max())
+        pair = self._storage.pair(reference, probe.change)
+        difference = float(relative_difference(*pair, by_sample).max())
         return Decision(not difference <= config.threshold, "difference", difference)
 
     def observe(self, step: Step, probe: Probe, decision: Decision) -> None:
         self._in_row = 0 if decision.run else self._in_row + 1
         if decision.run and decision.store and not step.last:
-            self._reference = probe.change
+            self._reference = self._storage.keep(probe.change)

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dit_cache_backends import (
     CalibratorOptions,
@@ -25,13 +24,16 @@ from dit_cache_backends import (
     Place,
     Predictor,
     Probe,
+    ProvenanceOptions,
     Span,
     SpanBackend,
     Step,
+    StorageOptions,
     Stream,
     make_calibrator,
     option,
 )
+from dit_cache_backends.calibrate import Series
 from dit_cache_backends.configuration.schema_terms import (
     Schema,
     any_of,
@@ -42,7 +44,16 @@ from dit_cache_backends.configuration.schema_terms import (
     refine,
     when,
 )
-from dit_cache_mag_cache.ratios import PUBLISHED, RatioSet, find_ratios, nearest, save_ratios, sets_for
+from dit_cache_backends.search import PREDICTORS, Search, Threshold
+from dit_cache_mag_cache.measuring import MeasuringGate
+from dit_cache_mag_cache.ratios import (
+    PUBLISHED,
+    RatioSet,
+    calibration_of,
+    find_ratios,
+    nearest,
+    sets_for,
+)
 
 __all__ = [
     "HOSTS",
@@ -64,7 +75,7 @@ HOSTS = {
 
 
 @dataclass(frozen=True)
-class MagCacheConfig(CalibratorOptions, PartOptions):
+class MagCacheConfig(CalibratorOptions, PartOptions, ProvenanceOptions, StorageOptions):
     """The options of ``mag_cache``, under the names of diffusers; those of vLLM-Omni are taken, too."""
 
     host: str = option(
@@ -91,8 +102,8 @@ class MagCacheConfig(CalibratorOptions, PartOptions):
     ratios: list[float] | str | None = option(
         None,
         aliases=("mag_ratios",),
-        help="The ratios: one number a step, the name of a published or measured set, or a JSON file. Null: the "
-        "published set for the model.",
+        help="The ratios: one number a step, the name of a published or measured set, or a file of `dit-cache "
+        "calibrate`. Null: the published set for the model.",
     )
     calibrate: bool = option(
         False,
@@ -145,13 +156,30 @@ class MagCache(SpanBackend):
         "eager": {"ratios": [1.0], "threshold": 1.0, "max_skip_steps": 2, "retention_ratio": 0.0},
         "never": {"ratios": [1.0], "threshold": 0.0},
     }
+    searches: ClassVar = (
+        Search(
+            "threshold",
+            Threshold("threshold", 0.005, 2.0),
+            {
+                "predictor": PREDICTORS,
+                "in a row": {f"{n} in a row": {"max_skip_steps": n} for n in (5, 3)},
+                "start": {f"first {part:.0%} computed": {"retention_ratio": part} for part in (0.1, 0.2)},
+            },
+        ),
+    )
     config: MagCacheConfig
 
     def layout(self, depth: int) -> Sequence[Span]:
         return [Span(0, depth)]
 
     def prepare(self, transformer: nn.Module, card: Card, pipeline: object) -> None:
-        if self.config.calibrate or self.config.ratios is not None:
+        if self.config.calibrate:
+            return
+        if self.config.ratios is not None:
+            found = calibration_of(self.config.ratios)
+            if found is not None:
+                check = self.config.provenance == "check"
+                found.hold_for(self.name, transformer, card, pipeline, check)
             return
         sets = sets_for(card.transformer)
         if len(sets) == 1:
@@ -181,6 +209,20 @@ class MagCache(SpanBackend):
 
     def predictor(self, stream: Stream) -> Predictor:
         return make_calibrator(self.config, stream)
+
+    def replay(self, series: Series) -> list[bool]:
+        """Which steps of a recorded run it would compute.
+
+        Raises:
+            ConfigError: if the ratios depend on the model, or there are none for it.
+        """
+        if self.config.ratios is None:
+            raise ConfigError(
+                "mag_cache: name the ratios; a record does not tell which published set is the model's"
+            )
+        ratios = nearest(find_ratios(self.config.ratios).of(series.transformer, series.branch), len(series))
+        skipped = skipped_steps(ratios, *self.config.limits())
+        return [step not in skipped for step in range(len(series))]
 
 
 def skipped_steps(ratios: Sequence[float], threshold: float, most: int, retention: float) -> frozenset[int]:
@@ -231,46 +273,3 @@ class MagGate(Gate):
             return self._steps
         total = step.total or len(self._ratios)
         return skipped_steps(nearest(self._ratios, total), *self._limits)
-
-
-class MeasuringGate(Gate):
-    """Computes every step, and writes the ratios down when the last of its transformer is made."""
-
-    def __init__(self, name: str, place: Place) -> None:
-        self._name = name
-        self._place = place
-        # A model whose blocks form several stacks is measured at the first.
-        self._leads = place.shared.setdefault("mag_cache.leader", place.stack) == place.stack
-        self._sizes: Tensor | None = None
-        self._ratios: list[Tensor] = []
-
-    def should_run(self, step: Step, probe: Probe) -> Decision:
-        return Decision(True, "calibration")  # with store=False it would not be told of the steps that follow
-
-    def observe(self, step: Step, probe: Probe, decision: Decision) -> None:
-        if not self._leads or probe.exit is None:
-            return
-        entry, out = probe.streams[0], probe.exit[0]
-        if entry is None or out is None:
-            return
-        sizes = torch.linalg.vector_norm((out - entry).float(), dim=-1)
-        before = sizes if self._sizes is None else self._sizes
-        self._ratios.append((sizes / (before + 1e-8)).mean() if before is not sizes else torch.ones(()))
-        self._sizes = sizes
-        self._finish(step)
-
-    def _finish(self, step: Step) -> None:
-        where, model = self._place, self._place.model()
-        if step.total is None:
-            where.report(
-                "steps_unknown",
-                f"{where.transformer}: how many steps the run has is not known, so no ratios are written. Tell it: "
-                "backend.refresh(pipeline, steps).",
-            )
-        elif step.index == step.total - 1:
-            ratios = [float(ratio) for ratio in self._ratios]
-            label: Any = type(model).__name__
-            path = save_ratios(self._name, label, f"{where.transformer}:{where.branch}", ratios)
-            where.report(
-                "ratios_written", f"{where.transformer}:{where.branch}: {len(ratios)} ratios, in {path}."
-            )

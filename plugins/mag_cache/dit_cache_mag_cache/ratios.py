@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dit_cache_backends import ConfigError
+from dit_cache_backends.calibrate import Calibration, is_calibration, read_calibration, read_data
 
 ANY = "*"
 
@@ -75,11 +76,11 @@ def nearest(ratios: Sequence[float], steps: int) -> tuple[float, ...]:
 
 
 def file_of(name: str) -> Path:
-    """Where the ratios called ``name`` are kept; a name that is a path is that path.
+    """Where the ratios called ``name`` are kept; a name that ends as that of a JSON or YAML file does is its path.
 
     Names stand for files in the folder that ``DIT_CACHE_MAG_RATIOS`` says, else in the user's cache folder.
     """
-    if name.lower().endswith(".json"):
+    if name.lower().endswith((".json", ".yaml", ".yml")):
         return Path(name).expanduser()
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     folder = os.environ.get("DIT_CACHE_MAG_RATIOS") or f"{cache}/dit-cache/mag-ratios"
@@ -102,17 +103,38 @@ def find_ratios(given: str | Sequence[float]) -> RatioSet:
             f"ratios: there is no set {given!r}: it is not published here ({', '.join(PUBLISHED)}), and {path} does "
             "not exist. Measure it: calibrate: true, save_as: " + given
         )
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"ratios: {path} cannot be read: {error}") from error
+    content = _content(path)
+    if is_calibration(content):
+        return of_calibration(read_calibration(path))
     ratios = content.get("ratios") if isinstance(content, Mapping) else None
     if not isinstance(ratios, Mapping) or not ratios:
         raise ConfigError(
-            f"ratios: {path}: expected a mapping with ratios: {{transformer:branch: [1.0, ...]}}"
+            f"ratios: {path}: expected a file of `dit-cache calibrate`, or a mapping with ratios: "
+            "{transformer:branch: [1.0, ...]}"
         )
     lists = {str(key): _numbers(values, f"ratios: {path}: {key}") for key, values in ratios.items()}
     return RatioSet(str(content.get("model", path.stem)), str(content.get("source", path)), lists)
+
+
+def calibration_of(given: str | Sequence[float] | None) -> Calibration | None:
+    """The file of ``dit-cache calibrate`` that an option names; None where it gives something else."""
+    if not isinstance(given, str) or given in PUBLISHED:
+        return None
+    path = file_of(given)
+    return read_calibration(path) if path.exists() and is_calibration(_content(path)) else None
+
+
+def of_calibration(found: Calibration) -> RatioSet:
+    """The median ratios of a calibration, each branch of each transformer apart."""
+    lists = {key: fit.ratios.median for key, fit in found.ratios.items()}
+    return RatioSet(found.origin.provenance.model or found.label, found.label, lists)
+
+
+def _content(path: Path) -> Any:
+    try:
+        return read_data(path)
+    except ConfigError as error:
+        raise ConfigError(f"ratios: {error}") from error
 
 
 def save_ratios(name: str, model: str, key: str, ratios: Sequence[float]) -> Path:
@@ -120,7 +142,12 @@ def save_ratios(name: str, model: str, key: str, ratios: Sequence[float]) -> Pat
     path = file_of(name)
     content: dict[str, Any] = {"model": model, "source": "measured by dit-cache-mag-cache", "ratios": {}}
     if path.exists():
-        content["ratios"] = json.loads(path.read_text(encoding="utf-8")).get("ratios", {})
+        before = _content(path)
+        if is_calibration(before):
+            raise ConfigError(
+                f"save_as: {path} is a file of `dit-cache calibrate`, which this would replace; save under another name"
+            )
+        content["ratios"] = before.get("ratios", {})
     content["ratios"][key] = [round(float(ratio), 6) for ratio in ratios]
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{path.name}.{os.getpid()}")

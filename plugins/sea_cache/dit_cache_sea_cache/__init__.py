@@ -24,6 +24,7 @@ from dit_cache_backends import (
     ConfigError,
     Decision,
     Gate,
+    Kept,
     Newton,
     PartOptions,
     Place,
@@ -32,11 +33,13 @@ from dit_cache_backends import (
     Span,
     SpanBackend,
     Step,
+    StorageOptions,
     Stream,
     make_calibrator,
     option,
     relative_difference,
 )
+from dit_cache_backends.search import PREDICTORS, Search, Threshold
 from dit_cache_sea_cache.latents import READINGS, Reading, plain
 
 __all__ = ["READINGS", "Reading", "SeaCache", "SeaCacheConfig", "signal_part"]
@@ -47,7 +50,7 @@ LEAST = 1e-6
 
 
 @dataclass(frozen=True)
-class SeaCacheConfig(CalibratorOptions, PartOptions):
+class SeaCacheConfig(CalibratorOptions, PartOptions, StorageOptions):
     """The options of ``sea_cache``. Defaults are those of diffusers 0.42.1, which vLLM-Omni 0.30 shares."""
 
     threshold: float = option(
@@ -92,6 +95,16 @@ class SeaCache(SpanBackend):
             "chroma": "its tokens come with ids of which the class is not listed",
         },
     }
+    searches: ClassVar = (
+        Search(
+            "threshold",
+            Threshold("threshold", 0.02, 4.0),
+            {
+                "predictor": {"newton 1": {}, **PREDICTORS},
+                "in a row": {f"{n} in a row": {"max_consecutive_cached": n} for n in (2, 4)},
+            },
+        ),
+    )
     config: SeaCacheConfig
 
     def layout(self, depth: int) -> Sequence[Span]:
@@ -156,7 +169,7 @@ class SeaGate(Gate):
         self._reading = reading
         self._place = place
         self._leads = place.shared.setdefault(_LEADER, place.stack) == place.stack
-        self._before: Tensor | None = None
+        self._before: Kept | None = None
         self._sum = 0.0
         self._in_row = 0
 
@@ -179,7 +192,7 @@ class SeaGate(Gate):
             return Decision(True, "nothing to compare")
         if 0 < config.max_consecutive_cached <= self._in_row:
             return Decision(True, "max_consecutive_cached")
-        total = self._sum + float(relative_difference(self._before, seen))
+        total = self._sum + float(relative_difference(*self._place.storage.pair(self._before, seen)))
         return Decision(not total < config.threshold, "threshold", total)
 
     def observe(self, step: Step, probe: Probe, decision: Decision) -> None:
@@ -193,7 +206,7 @@ class SeaGate(Gate):
                 f"{self._place.transformer}: the call has no grid or no noise level that sea_cache could read, so the "
                 "blocks ran.",
             )
-        self._before = None if step.last else seen
+        self._before = None if step.last or seen is None else self._place.storage.keep(seen)
         self._in_row = 0 if decision.run else self._in_row + 1
         self._sum = 0.0 if decision.run else decision.difference or 0.0
 

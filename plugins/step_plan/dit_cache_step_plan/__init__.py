@@ -7,9 +7,9 @@ no device is waited for, every rank decides alike, and a run takes the same time
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dit_cache_backends import (
     CalibratorOptions,
@@ -21,24 +21,47 @@ from dit_cache_backends import (
     Place,
     Predictor,
     Probe,
+    ProvenanceOptions,
     Span,
     SpanBackend,
     Step,
+    StorageOptions,
     Stream,
     make_calibrator,
     option,
 )
-from dit_cache_backends.configuration.schema_terms import Schema, any_of, refine
-from dit_cache_step_plan.plan import Mask, Plan, read_plan, resampled
+from dit_cache_backends.configuration.schema_terms import (
+    Schema,
+    any_of,
+    given,
+    never,
+    option_is,
+    refine,
+    when,
+)
+from dit_cache_backends.search import PREDICTORS, Search, even_steps
+from dit_cache_step_plan.origin import check_provenance
+from dit_cache_step_plan.plan import Mask, Plan, read_plan, read_plan_file, resampled
 
-__all__ = ["Plan", "StepPlan", "StepPlanConfig", "read_plan", "resampled"]
+if TYPE_CHECKING:
+    from torch import nn
+
+    from dit_cache_backends import Card
+
+__all__ = ["Plan", "StepPlan", "StepPlanConfig", "read_plan", "read_plan_file", "resampled"]
+
+SWITCHES = ("enable_taylorseer", "enable_foca", "enable_dmd")
+BLOCKS = ("Fn_compute_blocks", "Bn_compute_blocks")
+OF_THE_FILE = ("calibrator", *SWITCHES, *BLOCKS)
+"""What a file of ``dit-cache plan`` says by itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepPlanConfig(CalibratorOptions, PartOptions):
+class StepPlanConfig(CalibratorOptions, PartOptions, ProvenanceOptions, StorageOptions):
     """The options of ``step_plan``."""
 
-    mask: list[int] | str = option(
+    mask: list[int] | str | None = option(
+        None,
         group="mask",
         help="Steps to compute, 1, and to skip, 0: a list, a text such as 110100, or the path of a JSON or YAML file "
         "with one, or with a mapping of mask and branches.",
@@ -47,6 +70,16 @@ class StepPlanConfig(CalibratorOptions, PartOptions):
         {},
         group="mask",
         help="Other masks for guidance branches, by the branch's name: cond, uncond, 0, 1, ...",
+    )
+    plan: str | None = option(
+        None,
+        group="mask",
+        help="A file of `dit-cache plan`, instead of a mask: it says the steps, the predictor and the blocks.",
+    )
+    compute: int | None = option(
+        None,
+        minimum=2,
+        help="Which of the plans in that file: the one of so many computed steps. Null: the file's own choice.",
     )
     fit: str = option(
         "error",
@@ -68,18 +101,55 @@ class StepPlanConfig(CalibratorOptions, PartOptions):
             "items": {"enum": [0, 1]},
         }
         digits = any_of(text, listed)
-        return [refine("mask", any_of(digits, path)), refine("branches", {"additionalProperties": digits})]
+        said = [
+            given("calibrator"),
+            *(option_is(name, {"const": True}) for name in SWITCHES),
+            *(option_is(name, {"minimum": 1}) for name in BLOCKS),
+        ]
+        return [
+            refine("mask", any_of(digits, path, {"type": "null"})),
+            refine("branches", {"additionalProperties": digits}),
+            any_of(given("mask"), given("plan")),
+            when(
+                given("plan"),
+                never(any_of(given("mask"), option_is("branches", {"minProperties": 1}), *said)),
+            ),
+            when(given("compute"), given("plan")),
+        ]
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.plan()
+        problems = self._problems()
+        if problems:
+            raise ConfigError("; ".join(problems), problems)
+        self.read()
 
-    def plan(self) -> Plan:
+    def _problems(self) -> list[str]:
+        """What contradicts itself."""
+        if self.plan is None:
+            problems = [] if self.mask is not None else ["mask has to be given, or a plan"]
+            if self.compute is not None:
+                problems.append("compute chooses among the plans of a file; give it as plan")
+            return problems
+        problems = []
+        if self.mask is not None or self.branches:
+            problems.append("mask and plan say the same; give one of them")
+        said = [name for name in OF_THE_FILE if getattr(self, name)]
+        if said:
+            problems.append(
+                f"{', '.join(said)}: the plan brings its own predictor and blocks, which it was found with; leave "
+                "that out, or give its mask as mask"
+            )
+        return problems
+
+    def read(self) -> Plan:
         """The masks.
 
         Raises:
-            ConfigError: as ``read_plan``.
+            ConfigError: as ``read_plan`` and ``read_plan_file``.
         """
+        if self.plan is not None:
+            return read_plan_file(self.plan, self.compute)
         return read_plan(self.mask, self.branches)
 
 
@@ -93,14 +163,16 @@ class StepPlan(SpanBackend):
         "eager": {"mask": "10101010", "fit": "resample"},
         "never": {"mask": "1", "fit": "resample"},
     }
+    searches: ClassVar = (Search("even steps", even_steps("mask"), {"predictor": PREDICTORS}),)
     config: StepPlanConfig
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
-        self._plan = self.config.plan()
+        self._plan = self.config.read()
+        self._options = _with_options(self.config, self._plan)
 
     def layout(self, depth: int) -> Sequence[Span]:
-        front, back = self.config.Fn_compute_blocks, self.config.Bn_compute_blocks
+        front, back = self._options.Fn_compute_blocks, self._options.Bn_compute_blocks
         if front + back >= depth:
             raise ConfigError(
                 f"Fn_compute_blocks={front} and Bn_compute_blocks={back} leave no block that could be skipped. "
@@ -108,11 +180,29 @@ class StepPlan(SpanBackend):
             )
         return [Span(front, depth - back)]
 
+    def prepare(self, transformer: nn.Module, card: Card, pipeline: object) -> None:
+        if self.config.plan is not None and self.config.provenance == "check":
+            check_provenance(self._plan.provenance, pipeline, transformer, self.config.plan)
+
     def gate(self, place: Place) -> Gate:
         return PlanGate(self._plan.of(place.branch), self.config.fit == "resample", place)
 
     def predictor(self, stream: Stream) -> Predictor:
-        return make_calibrator(self.config, stream)
+        return make_calibrator(self._options, stream)
+
+
+def _with_options(config: StepPlanConfig, plan: Plan) -> StepPlanConfig:
+    """The configuration with what the plan's file says."""
+    if not plan.options:
+        return config
+    known = config.__dataclass_fields__
+    unknown = [name for name in plan.options if name not in known]
+    if unknown:
+        raise ConfigError(
+            f"plan: {config.plan}: {', '.join(unknown)} is no option of this version of step_plan"
+        )
+    options: Mapping[str, Any] = plan.options
+    return replace(config, plan=None, compute=None, mask=list(plan.mask), **options)
 
 
 class PlanGate(Gate):

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -16,14 +17,20 @@ Mask = tuple[int, ...]
 SUFFIXES = (".json", ".yaml", ".yml")
 ABOUT = ("model", "source", "about")
 """What else a file may say; it is for its reader."""
+FORMAT = "dit-cache-plan 1"
+"""What a file of ``dit-cache plan`` says it is."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A mask, and others for branches of their own."""
+    """A mask, and others for branches of their own; from a file of ``dit-cache plan`` all that it was found with."""
 
     mask: Mask
     branches: Mapping[str, Mask] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of ``step_plan``: the predictor, and the blocks that always run."""
+    provenance: object = None
+    """What the plan was found on, as plain data."""
 
     def of(self, branch: str) -> Mask:
         """The mask of a guidance branch."""
@@ -40,6 +47,8 @@ def read_plan(mask: object, branches: Mapping[str, object]) -> Plan:
     if isinstance(mask, str) and mask.lower().endswith(SUFFIXES):
         where, content = mask, _read(Path(mask).expanduser())
         if isinstance(content, Mapping):
+            if "format" in content:
+                raise ConfigError(f"mask: {where} is a file of `dit-cache plan`; give it as plan: {where}")
             unknown = [name for name in content if name not in ("mask", "branches", *ABOUT)]
             if unknown or "mask" not in content:
                 raise ConfigError(
@@ -53,6 +62,42 @@ def read_plan(mask: object, branches: Mapping[str, object]) -> Plan:
         raise ConfigError(f"{where}: branches: expected a mapping from branches to masks, got {branches!r}")
     parsed = {str(name): _digits(value, f"{where}: branches: {name}") for name, value in branches.items()}
     return Plan(_digits(mask, where), parsed)
+
+
+def read_plan_file(path: Path | str, compute: int | None = None) -> Plan:
+    """One of the plans in a file of ``dit-cache plan``: that of ``compute`` computed steps, else the file's own choice.
+
+    Raises:
+        ConfigError: if it is no such file, or has no such plan.
+    """
+    path = Path(path).expanduser()
+    content = _read(path)
+    if not isinstance(content, Mapping) or content.get("format") != FORMAT:
+        raise ConfigError(
+            f"plan: {path} is no file of `dit-cache plan` (format: {FORMAT}). A mask of your own is given as mask."
+        )
+    listed = content.get("plans")
+    plans = [each for each in listed if isinstance(each, Mapping)] if isinstance(listed, list) else []
+    wanted = content.get("compute") if compute is None else compute
+    found = next((each for each in plans if each.get("compute") == wanted), None)
+    if found is None:
+        there = ", ".join(str(each.get("compute")) for each in plans) or "none"
+        raise ConfigError(
+            f"plan: {path} has no plan of {wanted} computed steps; there are plans of {there} (compute)"
+        )
+    where = f"{path}, {wanted} computed steps"
+    branches, predictor = found.get("branches") or {}, found.get("predictor")
+    if not isinstance(branches, Mapping) or not isinstance(predictor, Mapping):
+        raise ConfigError(
+            f"plan: {where}: expected mappings as branches and predictor, got {dict(found)!r:.160}"
+        )
+    blocks = {name: content.get(name, 0) for name in ("Fn_compute_blocks", "Bn_compute_blocks")}
+    return Plan(
+        _digits(found.get("mask"), where),
+        {str(name): _digits(mask, f"{where}: branches: {name}") for name, mask in branches.items()},
+        {**blocks, **predictor},
+        content.get("provenance"),
+    )
 
 
 def resampled(mask: Sequence[int], steps: int) -> Mask:
@@ -86,6 +131,6 @@ def _read(path: Path) -> object:
             return json.loads(text)
         return yaml.safe_load(text)
     except OSError as error:
-        raise ConfigError(f"mask: the file {path} cannot be read: {error}") from error
+        raise ConfigError(f"the file {path} cannot be read: {error}") from error
     except (ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"mask: {path} is not valid JSON or YAML: {error}") from error
+        raise ConfigError(f"{path} is not valid JSON or YAML: {error}") from error

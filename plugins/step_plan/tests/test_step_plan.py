@@ -200,6 +200,14 @@ def test_a_run_longer_than_its_mask_is_an_error_where_the_number_of_steps_is_not
         ({"mask": "111", "branches": {"uncond": "12"}}, "branches: uncond"),
         ({"mask": "nowhere.json"}, "cannot be read"),
         ({"mask": "111", "fit": "resampel"}, "resample"),
+        ({"mask": "111", "compute": 8}, "compute chooses among the plans of a file"),
+        ({"mask": "111", "plan": "plan.yaml"}, "mask and plan say the same"),
+        ({"plan": "nowhere.yaml"}, "cannot be read"),
+        (
+            {"plan": "nowhere.yaml", "calibrator": "taylorseer"},
+            "calibrator: the plan brings its own predictor",
+        ),
+        ({"plan": "nowhere.yaml", "Fn_compute_blocks": 1}, "Fn_compute_blocks: the plan brings its own"),
     ],
 )
 def test_what_is_no_plan_is_refused_when_the_backend_is_made(options: dict[str, Any], text: str) -> None:
@@ -213,6 +221,70 @@ def test_a_file_that_is_no_plan_is_refused(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(ConfigError, match=r"plan\.json"):
         StepPlan({"mask": str(path)})
+
+
+def plan_file(path: Path, **changes: Any) -> Path:
+    """A file as `dit-cache plan` writes it, with two plans."""
+    content = {
+        "format": "dit-cache-plan 1",
+        "compute": 4,
+        "Fn_compute_blocks": 1,
+        "plans": [
+            {"compute": 4, "mask": MASK, "predictor": {"calibrator": "taylorseer", "taylorseer_order": 2}},
+            {"compute": 6, "mask": "11011011", "branches": {"uncond": "10101010"}, "predictor": {}},
+        ],
+        **changes,
+    }
+    return write(path, content)
+
+
+def test_a_plan_from_a_file_brings_its_mask_its_predictor_and_its_blocks(tmp_path: Path) -> None:
+    path = plan_file(tmp_path / "plan.yaml")
+    found, ran = run("flux", StepPlan({"plan": str(path), "provenance": "ignore"}))
+    same = {"mask": MASK, "Fn_compute_blocks": 1, "calibrator": "taylorseer", "taylorseer_order": 2}
+    expected, known = run("flux", StepPlan(same))
+    assert ran == known
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+def test_another_plan_of_the_file_can_be_asked_for(tmp_path: Path) -> None:
+    path = plan_file(tmp_path / "plan.yaml")
+    tiny = build("qwen_image")
+    options = {"plan": str(path), "compute": 6, "provenance": "ignore"}
+    with enable_cache(tiny.pipe, StepPlan, **options) as backend:
+        tiny.run(num_inference_steps=STEPS)
+        assert backend.summary().cached_steps(branch="cond") == zeros("11011011")
+        assert backend.summary().cached_steps(branch="uncond") == zeros("10101010")
+
+
+def test_a_plan_that_does_not_say_where_it_was_found_is_not_run_unasked(tmp_path: Path) -> None:
+    path = plan_file(tmp_path / "plan.yaml")
+    with pytest.raises(ConfigError, match=r"does not say on which model it was found.*provenance: ignore"):
+        enable_cache(build_transformer("flux"), StepPlan, plan=str(path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"format": "another"}, "no file of `dit-cache plan`"),
+        ({"compute": 5}, "no plan of 5 computed steps; there are plans of 4, 6"),
+        ({"plans": []}, "there are plans of none"),
+        ({"plans": [{"compute": 4, "mask": "0110", "predictor": {}}]}, "first step has nothing"),
+        ({"plans": [{"compute": 4, "mask": "1010"}]}, "expected mappings"),
+        ({"plans": [{"compute": 4, "mask": "1010", "predictor": {"order": 2}}]}, "order is no option"),
+    ],
+)
+def test_a_file_with_something_else_in_it_is_refused(
+    tmp_path: Path, changes: dict[str, Any], text: str
+) -> None:
+    path = plan_file(tmp_path / "plan.yaml", **changes)
+    with pytest.raises(ConfigError, match=text):
+        StepPlan({"plan": str(path)})
+
+
+def test_a_file_of_the_planner_given_as_a_mask_is_told_how_to_give_it(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"give it as plan"):
+        StepPlan({"mask": str(plan_file(tmp_path / "plan.yaml"))})
 
 
 READS = {

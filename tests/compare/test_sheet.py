@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dit_cache_backends.demo import metrics, sheet
+from dit_cache_backends.compare import measures, sheet
 
 
 def _pictures(count: int, seed: int) -> list[Image.Image]:
@@ -92,29 +92,29 @@ def test_differences_are_black_where_pictures_agree_and_amplified_elsewhere():
 
 def test_a_picture_equals_itself_and_more_noise_is_further_away():
     picture = _pictures(1, 3)[0]
-    assert metrics.psnr(picture, picture) == math.inf
-    assert metrics.ssim(picture, picture) == pytest.approx(1.0)
+    assert measures.psnr(picture, picture) == math.inf
+    assert measures.ssim(picture, picture) == pytest.approx(1.0)
     rng = np.random.default_rng(4)
     noise = rng.normal(size=(64, 64, 3))
     noisy = [
         Image.fromarray((np.asarray(picture) + s * noise).clip(0, 255).astype(np.uint8)) for s in (2, 8, 32)
     ]
-    near = [(metrics.psnr(picture, other), metrics.ssim(picture, other)) for other in noisy]
+    near = [(measures.psnr(picture, other), measures.ssim(picture, other)) for other in noisy]
     assert near == sorted(near, reverse=True)
-    assert metrics.psnr(noisy[0], picture) == metrics.psnr(picture, noisy[0])
+    assert measures.psnr(noisy[0], picture) == measures.psnr(picture, noisy[0])
 
 
 def test_a_known_difference_has_the_psnr_of_its_formula():
     gray, brighter = Image.new("RGB", (16, 16), (100, 100, 100)), Image.new("RGB", (16, 16), (110, 110, 110))
-    assert metrics.psnr(gray, brighter) == pytest.approx(10 * math.log10(255**2 / 100))
+    assert measures.psnr(gray, brighter) == pytest.approx(10 * math.log10(255**2 / 100))
 
 
 def test_means_count_equal_pictures_as_a_hundred_decibels():
-    assert metrics.mean([math.inf, 50.0]) == 75.0
-    assert math.isnan(metrics.mean([]))
+    assert measures.mean([math.inf, 50.0]) == 75.0
+    assert math.isnan(measures.mean([]))
 
 
-@pytest.mark.parametrize("measure", [metrics.psnr, metrics.ssim])
+@pytest.mark.parametrize("measure", [measures.psnr, measures.ssim])
 def test_pictures_of_two_sizes_are_not_compared(measure):
     with pytest.raises(ValueError, match="one size"):
         measure(Image.new("RGB", (16, 16)), Image.new("RGB", (8, 8)))

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont, ImageFont
 
 SCALE = 3  # a pixel of the picture becomes so many on the sheet
+SIDE = 320  # a large picture is shrunk to this
 GAP = 8
 LABEL = 168  # width of the column of labels
 CAPTION = 62  # height of the captions' row
@@ -24,7 +25,7 @@ def make(
     rows: Sequence[tuple[str, Sequence[Image]]],
     path: Path | str,
     reference_row: int | None = 0,
-    scale: int = SCALE,
+    scale: float = SCALE,
 ) -> Path:
     """Writes a PNG with a column per prompt and a row per (label, pictures), and gives back its path.
 
@@ -46,7 +47,7 @@ def make(
     if reference_row is not None and not 0 <= reference_row < len(rows):
         raise ValueError(f"reference_row {reference_row} is not one of {len(rows)} rows")
     lines = _lines(rows, reference_row)
-    width, height = (scale * side for side in next(iter(sizes)))
+    width, height = (max(1, round(scale * side)) for side in next(iter(sizes)))
     whole = (LABEL + len(prompts) * (width + GAP) + GAP, CAPTION + len(lines) * (height + GAP) + GAP)
     sheet = Images.new("RGB", whole, PAPER)
     pen = ImageDraw.Draw(sheet)
@@ -58,8 +59,11 @@ def make(
         corner = (GAP, place(row, 0, (width, height))[1])
         pen.text(corner, text, fill=FAINT if is_difference else INK, font=_font(13), spacing=3)
         for column, picture in enumerate(pictures):
-            large = picture.convert("RGB").resize((width, height), Images.Resampling.NEAREST)
-            sheet.paste(large, place(row, column, (width, height)))
+            # Enlarged pixels stay what they are; only shrinking mixes them.
+            how = Images.Resampling.NEAREST if scale >= 1 else Images.Resampling.LANCZOS
+            sheet.paste(
+                picture.convert("RGB").resize((width, height), how), place(row, column, (width, height))
+            )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path, "PNG", optimize=True)
@@ -69,6 +73,25 @@ def make(
 def place(row: int, column: int, size: tuple[int, int]) -> tuple[int, int]:
     """The upper left corner on the sheet of a picture of scaled `size`; rows count the difference rows, too."""
     return LABEL + column * (size[0] + GAP), CAPTION + row * (size[1] + GAP)
+
+
+def scale_for(size: tuple[int, int]) -> float:
+    """How much pictures of that size are enlarged, or shrunk, to be about as large as ``SIDE`` on a sheet."""
+    side = max(size)
+    return float(max(1, min(SCALE, SIDE // side))) if side <= SIDE else SIDE / side
+
+
+def of_one_size(pictures: Sequence[Image]) -> list[Image]:
+    """Pictures of several sizes on paper of the largest width and height."""
+    from PIL import Image as Images
+
+    whole = max(each.width for each in pictures), max(each.height for each in pictures)
+    made = []
+    for each in pictures:
+        paper = Images.new("RGB", whole, PAPER)
+        paper.paste(each.convert("RGB"), (0, 0))
+        made.append(paper)
+    return made
 
 
 def difference(reference: Image, picture: Image, amplified: float = DIFFERENCE) -> Image:

@@ -1,0 +1,291 @@
+"""The dense run, recorded once, and given out again for the steps before the first one that is skipped."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dit_cache_backends.backend import SpanBackend
+from dit_cache_backends.calibrators import CalibratorOptions, make_calibrator
+from dit_cache_backends.config import option
+from dit_cache_backends.engine.clock import Step
+from dit_cache_backends.engine.gates import Decision, Gate, Place, Probe
+from dit_cache_backends.engine.predictors import Predictor
+from dit_cache_backends.engine.spans import Span, Stream
+from dit_cache_backends.errors import ConfigError
+
+__all__ = ["Recorder", "Recording", "Replay", "front_and_back"]
+
+PlaceKey = tuple[str, str, int, str, int]
+"""Transformer, stack, first block of the span, branch, and how often the span was entered before in one forward."""
+
+
+@dataclass
+class Recording:
+    """What a dense run of some prompts gave, on the CPU."""
+
+    latents: Tensor | None = None
+    """The final ones, ``[prompts, ...]``."""
+    rows: list[tuple[int, int]] = field(default_factory=list)
+    """For each call and stack the step of the run, and how many blocks ran."""
+    steps: int = 0
+    """Steps of the run: with a second-order scheduler its model evaluations."""
+    first_steps: dict[str, int] = field(default_factory=dict)
+    """For each transformer the first step it makes; the second of two experts begins in the middle."""
+    outputs: dict[str, list[tuple[int | None, Any]]] = field(default_factory=lambda: defaultdict(list))
+    """For each transformer its calls in order: the step of the run, and what came out. No step: it has to run."""
+    history: dict[PlaceKey, list[tuple[Step, dict[int, Tensor]]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+    """For each span its steps, and what was shown to the predictor of each stream, by the stream's number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RehearsalConfig(CalibratorOptions):
+    """What a plan is rehearsed with."""
+
+    Fn_compute_blocks: int = option(0, minimum=0, help="First blocks of each stack, which always run.")
+    Bn_compute_blocks: int = option(0, minimum=0, help="Last blocks of each stack, which always run.")
+
+
+def front_and_back(config: Any, depth: int) -> list[Span]:
+    """The one span between the first and the last blocks.
+
+    Raises:
+        ConfigError: if it has no block.
+    """
+    front, back = config.Fn_compute_blocks, config.Bn_compute_blocks
+    if front + back >= depth:
+        raise ConfigError(
+            f"Fn_compute_blocks={front} and Bn_compute_blocks={back} leave no block that could be skipped. "
+            f"Expected them to be at most {depth - 1} together."
+        )
+    return [Span(front, depth - back)]
+
+
+class _Rehearsal(SpanBackend):
+    """What recording and replaying share. Its gates learn what the predictors of their span were shown."""
+
+    Config = RehearsalConfig
+    config: RehearsalConfig
+
+    def __init__(self, config: Any = None) -> None:
+        super().__init__(config)
+        self._entered: Counter[tuple[str, str, int, str]] = Counter()
+        self.made: list[Predictor] = []
+        """The predictors that were made since a gate was last told, one a stream. A span is left, its predictors are
+        made and shown what it added, and then its gate is told: what lies here then is that span's."""
+
+    def layout(self, depth: int) -> Sequence[Span]:
+        return front_and_back(self.config, depth)
+
+    def key(self, place: Place) -> PlaceKey:
+        """Of the span that a gate is made for; those of one place are made in the order of a forward."""
+        where = (place.transformer, place.stack, place.span.start, place.branch)
+        self._entered[where] += 1
+        return (*where, self._entered[where] - 1)
+
+
+class Recorder(_Rehearsal):
+    """Runs everything and records it."""
+
+    name = "plan_recorder"
+
+    def __init__(self, config: Any = None, recording: Recording | None = None) -> None:
+        super().__init__(config)
+        self.recording = Recording() if recording is None else recording
+        self.shown: dict[int, Tensor] = {}
+        """What the predictors were shown since a gate was last told, by the number of the stream."""
+        self.at: int | None = None
+        """The step of the call under way; None as long as no gate was asked in it."""
+
+    def gate(self, place: Place) -> Gate:
+        return _RecordingGate(self, place.transformer, self.key(place))
+
+    def predictor(self, stream: Stream) -> Predictor:
+        self.made.append(_RecordingPredictor(self.shown, len(self.made)))
+        return self.made[-1]
+
+    @contextmanager
+    def around(self, transformers: Mapping[str, nn.Module]) -> Iterator[None]:
+        """Record the calls of the transformers."""
+
+        def call(name: str, run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            self.at = None
+            out = run(*args, **kwargs)
+            self.recording.outputs[name].append((self.at, moved(out, "cpu")))
+            return out
+
+        with _forwards(transformers, call):
+            yield
+
+
+class _RecordingGate(Gate):
+    def __init__(self, recorder: Recorder, transformer: str, key: PlaceKey) -> None:
+        self._recorder = recorder
+        self._transformer = transformer
+        self._key = key
+
+    def should_run(self, step: Step, probe: Probe) -> Decision:
+        recorder = self._recorder
+        recorder.at = step.run_index
+        recording = recorder.recording
+        recording.steps = max(recording.steps, step.run_total or step.run_index + 1)
+        recording.first_steps.setdefault(self._transformer, step.run_index)
+        return Decision(True)
+
+    def observe(self, step: Step, probe: Probe, decision: Decision) -> None:
+        recorder = self._recorder
+        if recorder.shown:
+            recorder.recording.history[self._key].append((step, dict(recorder.shown)))
+        recorder.shown.clear()
+        recorder.made.clear()
+
+
+class _RecordingPredictor(Predictor):
+    def __init__(self, shown: dict[int, Tensor], number: int) -> None:
+        self._shown = shown
+        self._number = number
+
+    def observe(self, step: Step, value: Tensor) -> None:
+        self._shown[self._number] = value.detach().to("cpu")
+
+    def predict(self, step: Step) -> Tensor:
+        raise RuntimeError("a run that is recorded skips nothing")
+
+
+class Replay(_Rehearsal):
+    """Runs a mask. Before step ``live`` the recorded outputs stand in for the transformer; all of those must compute.
+
+    The scheduler sees the same outputs and the predictors are shown the same values as in a run that computes them, so
+    the result is the same to the last bit.
+    """
+
+    name = "plan_replay"
+
+    def __init__(self, config: Any, recording: Recording, mask: Sequence[int], live: int = 0) -> None:
+        super().__init__(config)
+        if not all(mask[:live]):
+            raise ValueError(
+                f"the steps before {live} are given out as recorded, so that none can be skipped"
+            )
+        self.recording = recording
+        self.mask = mask
+        self.live = live
+        self._observed = max((step for step in range(len(mask)) if not mask[step]), default=-1)
+
+    def gate(self, place: Place) -> Gate:
+        return _ReplayGate(self, self.key(place))
+
+    def predictor(self, stream: Stream) -> Predictor:
+        made = _Primed(make_calibrator(self.config, stream))
+        self.made.append(made)
+        return made
+
+    def needed(self, step: Step) -> bool:
+        """Whether something is skipped after ``step``."""
+        return step.run_index < self._observed
+
+    @contextmanager
+    def around(self, transformers: Mapping[str, nn.Module]) -> Iterator[None]:
+        """Give out what was recorded."""
+        calls: Counter[str] = Counter()
+
+        def call(name: str, run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            recorded = self.recording.outputs.get(name, [])
+            number = calls[name]
+            calls[name] += 1
+            step, out = recorded[number] if number < len(recorded) else (None, None)
+            if step is None or step >= self.live:
+                return run(*args, **kwargs)
+            return moved(out, _device(args, kwargs))
+
+        with _forwards(transformers, call):
+            yield
+
+
+class _ReplayGate(Gate):
+    def __init__(self, replay: Replay, key: PlaceKey) -> None:
+        self._replay = replay
+        self._key = key
+
+    def should_run(self, step: Step, probe: Probe) -> Decision:
+        return Decision(bool(self._replay.mask[step.run_index]), store=self._replay.needed(step))
+
+    def observe(self, step: Step, probe: Probe, decision: Decision) -> None:
+        replay = self._replay
+        if not replay.made:
+            return
+        main = probe.streams[0]
+        device = torch.device("cpu") if main is None else main.device
+        history = replay.recording.history.get(self._key, [])
+        before = [(at, shown) for at, shown in history if at.run_index < replay.live]
+        for number, predictor in enumerate(replay.made):
+            if isinstance(predictor, _Primed):
+                predictor.prime([(at, shown[number].to(device)) for at, shown in before if number in shown])
+        replay.made.clear()
+
+
+class _Primed(Predictor):
+    """A predictor that is shown what was recorded before it is shown anything else."""
+
+    def __init__(self, inner: Predictor) -> None:
+        self._inner = inner
+        self.of = inner.of
+        self._waiting: list[tuple[Step, Tensor]] | None = []
+
+    def observe(self, step: Step, value: Tensor) -> None:
+        if self._waiting is None:
+            self._inner.observe(step, value)
+        else:
+            self._waiting.append((step, value))
+
+    def prime(self, recorded: Sequence[tuple[Step, Tensor]]) -> None:
+        waiting, self._waiting = self._waiting or [], None
+        for step, value in (*recorded, *waiting):
+            self._inner.observe(step, value)
+
+    def predict(self, step: Step) -> Tensor:
+        return self._inner.predict(step)
+
+
+@contextmanager
+def _forwards(transformers: Mapping[str, nn.Module], call: Callable[..., Any]) -> Iterator[None]:
+    """Have ``call(name, run, ...)`` stand in for each transformer's ``forward``, inside whatever wraps its call."""
+    own: list[tuple[nn.Module, Any]] = []
+    try:
+        for name, module in transformers.items():
+            own.append((module, module.__dict__.get("forward")))
+            module.__dict__["forward"] = partial(call, name, module.forward)
+        yield
+    finally:
+        for module, before in own:
+            if before is None:
+                module.__dict__.pop("forward", None)
+            else:
+                module.__dict__["forward"] = before
+
+
+def moved(thing: Any, device: torch.device | str) -> Any:
+    """A copy of the tensors in ``thing`` on ``device``: the pipeline may write into what it is given."""
+    if isinstance(thing, Tensor):
+        return thing.detach().to(device, copy=True)
+    if isinstance(thing, Mapping):  # diffusers' outputs are such
+        return type(thing)(**{name: moved(value, device) for name, value in thing.items()})
+    if isinstance(thing, (list, tuple)):
+        return type(thing)([moved(value, device) for value in thing])
+    return thing
+
+
+def _device(args: Sequence[Any], kwargs: Mapping[str, Any]) -> torch.device:
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, Tensor):
+            return value.device
+    return torch.device("cpu")
