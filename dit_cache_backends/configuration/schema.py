@@ -26,11 +26,18 @@ from dit_cache_backends.configuration.schema_terms import (
     all_of,
     any_of,
     forgiving,
+    given,
     never,
     option_is,
     when,
 )
-from dit_cache_backends.configuration.schema_values import default_of, doc_of, required_options, value_schema
+from dit_cache_backends.configuration.schema_values import (
+    default_of,
+    doc_of,
+    required_choice,
+    required_options,
+    value_schema,
+)
 from dit_cache_backends.configuration.sections import SECTION_OPTIONS
 from dit_cache_backends.options import rules_of
 
@@ -230,6 +237,7 @@ def _definitions(backends: Classes, names: list[str]) -> Schema:
                         {
                             "$ref": f"#/$defs/options_of_{other}",
                             "required": required_options(cls.Config, besides=backends[name].Config),
+                            **_one_given(required_choice(cls.Config, backends[name].Config)),
                         },
                     )
                     for other, cls in spans.items()
@@ -242,6 +250,10 @@ def _definitions(backends: Classes, names: list[str]) -> Schema:
             options["properties"].pop(part, None)
         definitions[f"options_of_{name}"] = options
     return definitions
+
+
+def _one_given(names: tuple[str, ...]) -> Schema:
+    return any_of(*(given(name) for name in names)) if names else {}
 
 
 def _section(name: str, options: type) -> list[Schema]:

@@ -55,6 +55,13 @@ def required_options(config: type, besides: type | None = None) -> list[str]:
     return [info.name for info in describe(config) if info.required and info.name not in known]
 
 
+def required_choice(config: type, besides: type) -> tuple[str, ...]:
+    """Options of which one has to be given (``one_of`` of the class), unless they may come from ``besides``."""
+    names: tuple[str, ...] = getattr(config, "one_of", ())
+    known = rules_of(besides)
+    return () if any(name in known for name in names) else names
+
+
 def _one(annotation: Any, rule: Rule) -> Schema:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if annotation in _TYPES:

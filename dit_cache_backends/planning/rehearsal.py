@@ -184,7 +184,7 @@ class Rehearsal:
                 pipeline.set_progress_bar_config(**bar)
         if self._pictures:
             pictures = [torch.as_tensor(np.asarray(each)) for each in pictures_of(result)[0]]
-            return torch.stack(pictures).to(torch.float32)
+            return torch.stack(pictures).float().mul(255).round().div(255)  # as they are saved
         latents = shown.get("latents")
         if not isinstance(latents, Tensor):
             latents = result[0] if isinstance(result, tuple) else _tensor(pictures_of(result)[0])

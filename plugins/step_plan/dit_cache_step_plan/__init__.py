@@ -60,6 +60,7 @@ OF_THE_FILE = ("calibrator", *SWITCHES, *BLOCKS)
 class StepPlanConfig(CalibratorOptions, PartOptions, ProvenanceOptions, StorageOptions):
     """The options of ``step_plan``."""
 
+    one_of: ClassVar = ("mask", "plan")
     mask: list[int] | str | None = option(
         None,
         group="mask",
@@ -109,7 +110,7 @@ class StepPlanConfig(CalibratorOptions, PartOptions, ProvenanceOptions, StorageO
         return [
             refine("mask", any_of(digits, path, {"type": "null"})),
             refine("branches", {"additionalProperties": digits}),
-            any_of(given("mask"), given("plan")),
+            any_of(*map(given, StepPlanConfig.one_of)),
             when(
                 given("plan"),
                 never(any_of(given("mask"), option_is("branches", {"minProperties": 1}), *said)),
