@@ -12,6 +12,15 @@ import typer
 
 from dit_cache_backends.cli_bench import bench
 from dit_cache_backends.cli_calibrate import calibrate
+from dit_cache_backends.cli_call import (
+    DeviceOption,
+    DtypeOption,
+    GuidanceOption,
+    HeightOption,
+    NegativePromptOption,
+    TrueCfgOption,
+    WidthOption,
+)
 from dit_cache_backends.cli_compare import compare
 from dit_cache_backends.cli_config import CacheBackendOption, CacheConfigOption, config, told_settings
 from dit_cache_backends.cli_models import models
@@ -91,19 +100,13 @@ def generate(
         "dit-cache.png"
     ),
     summary: Annotated[bool, typer.Option("--summary", help="Print what the cache did.")] = False,
-    height: Annotated[int | None, typer.Option(help="In pixels; the model's own unless said.")] = None,
-    width: Annotated[int | None, typer.Option(help="In pixels; the model's own unless said.")] = None,
-    guidance_scale: Annotated[float | None, typer.Option(help="The model's own unless said.")] = None,
-    true_cfg_scale: Annotated[
-        float | None, typer.Option(help="Classifier-free guidance, for models that have it apart.")
-    ] = None,
-    negative_prompt: Annotated[str | None, typer.Option(help="What not to draw.")] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16, ...; fits the device unless said.")
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, ...; a GPU if there is one unless said.")
-    ] = None,
+    height: HeightOption = None,
+    width: WidthOption = None,
+    guidance_scale: GuidanceOption = None,
+    true_cfg_scale: TrueCfgOption = None,
+    negative_prompt: NegativePromptOption = None,
+    dtype: DtypeOption = None,
+    device: DeviceOption = None,
 ) -> None:
     """Draw pictures, with a cache backend or without."""
     with readable_errors():

@@ -11,6 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dit_cache_backends.cli_call import (
+    DeviceOption,
+    DtypeOption,
+    GuidanceOption,
+    HeightOption,
+    NegativePromptOption,
+    TrueCfgOption,
+    WidthOption,
+)
 from dit_cache_backends.errors import ConfigError
 from dit_cache_backends.terminal import print_columns, quiet, readable_errors
 
@@ -52,13 +61,11 @@ def calibrate(
     seed: Annotated[
         int, typer.Option(help="Of the first prompt's noise, where the file does not say it.")
     ] = 0,
-    height: Annotated[int | None, typer.Option(help="In pixels; the model's own unless said.")] = None,
-    width: Annotated[int | None, typer.Option(help="In pixels; the model's own unless said.")] = None,
-    guidance_scale: Annotated[float | None, typer.Option(help="The model's own unless said.")] = None,
-    true_cfg_scale: Annotated[
-        float | None, typer.Option(help="Classifier-free guidance, for models that have it apart.")
-    ] = None,
-    negative_prompt: Annotated[str | None, typer.Option(help="What not to draw.")] = None,
+    height: HeightOption = None,
+    width: WidthOption = None,
+    guidance_scale: GuidanceOption = None,
+    true_cfg_scale: TrueCfgOption = None,
+    negative_prompt: NegativePromptOption = None,
     call: Annotated[
         str | None,
         typer.Option(metavar="JSON|@FILE|PATH", help="Further arguments of the pipeline's call."),
@@ -70,12 +77,8 @@ def calibrate(
     no_prompts: Annotated[
         bool, typer.Option("--no-prompts", help="Write the prompts' number and hash down, not their texts.")
     ] = False,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16, ...; fits the device unless said.")
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, ...; a GPU if there is one unless said.")
-    ] = None,
+    dtype: DtypeOption = None,
+    device: DeviceOption = None,
 ) -> None:
     """Measure a model's dense runs, and fit what tea_cache and mag_cache decide by."""
     with readable_errors():

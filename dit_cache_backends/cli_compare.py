@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dit_cache_backends.cli_call import DtypeOption
 from dit_cache_backends.cli_config import CacheBackendOption, CacheConfigOption, told_settings
 from dit_cache_backends.errors import ConfigError
 from dit_cache_backends.terminal import quiet, readable_errors
@@ -55,7 +56,7 @@ def compare(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the first prompt's noise.")] = 0,
     call: CallOption = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, ...")] = None,
+    dtype: DtypeOption = None,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, ...; also of the networks that measure.")
     ] = None,

@@ -8,6 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dit_cache_backends.cli_call import (
+    DeviceOption,
+    DtypeOption,
+    GuidanceOption,
+    HeightOption,
+    NegativePromptOption,
+    TrueCfgOption,
+    WidthOption,
+)
 from dit_cache_backends.errors import ConfigError
 from dit_cache_backends.terminal import quiet, readable_errors
 
@@ -79,19 +88,13 @@ def plan(
     num_inference_steps: Annotated[
         int | None, typer.Option(min=3, help="Denoising steps; the model's own number unless said.")
     ] = None,
-    height: Annotated[int | None, typer.Option(help="In pixels; the model's own unless said.")] = None,
-    width: Annotated[int | None, typer.Option(help="In pixels; the model's own unless said.")] = None,
-    guidance_scale: Annotated[float | None, typer.Option(help="The model's own unless said.")] = None,
-    true_cfg_scale: Annotated[
-        float | None, typer.Option(help="Classifier-free guidance, for models that have it apart.")
-    ] = None,
-    negative_prompt: Annotated[str | None, typer.Option(help="What not to draw.")] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16, ...; fits the device unless said.")
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, ...; a GPU if there is one unless said.")
-    ] = None,
+    height: HeightOption = None,
+    width: WidthOption = None,
+    guidance_scale: GuidanceOption = None,
+    true_cfg_scale: TrueCfgOption = None,
+    negative_prompt: NegativePromptOption = None,
+    dtype: DtypeOption = None,
+    device: DeviceOption = None,
 ) -> None:
     """Find which steps to compute, and which predictor fills the others: a file for the backend `step_plan`."""
     with readable_errors():

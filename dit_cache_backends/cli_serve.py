@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from dit_cache_backends.cli_call import DeviceOption, DtypeOption
 from dit_cache_backends.cli_config import CacheBackendOption, CacheConfigOption, told_settings
 from dit_cache_backends.errors import ConfigError
 from dit_cache_backends.terminal import quiet, readable_errors
@@ -61,12 +62,8 @@ def serve(
     drain_seconds: Annotated[
         float, typer.Option(min=0, help="On SIGTERM, seconds for the requests under way.")
     ] = 30.0,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16, ...; fits the device unless said.")
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, ...; a GPU if there is one unless said.")
-    ] = None,
+    dtype: DtypeOption = None,
+    device: DeviceOption = None,
     warm_up: Annotated[
         bool, typer.Option(help="Draw two steps before the first request, which else pays for it.")
     ] = True,

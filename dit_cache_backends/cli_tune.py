@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dit_cache_backends.cli_call import DeviceOption, DtypeOption
 from dit_cache_backends.cli_compare import CallOption, call_of, progress_line
 from dit_cache_backends.errors import ConfigError
 from dit_cache_backends.terminal import quiet, readable_errors
@@ -79,8 +80,8 @@ def tune(
         Path | None, typer.Option(help="The file for --cache-config; cache.yaml in WORK unless said.")
     ] = None,
     call: CallOption = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, ...")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; a GPU if there is one.")] = None,
+    dtype: DtypeOption = None,
+    device: DeviceOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Find the backend and options that give a speed-up or a quality, and measure them on prompts not searched with."""

@@ -128,9 +128,9 @@ def even_steps(option: str, more: Options | None = None) -> Computed:
     """The number of computed steps, evenly placed, as a mask in ``option``: 1 computes, 0 skips; ``more`` beside it."""
 
     def make(computed: int, steps: int) -> Options:
-        from dit_cache_backends.strategies.presets import even_mask
+        from dit_cache_backends.strategies.presets import even_mask, leading_steps
 
-        mask = even_mask(steps, computed, leading=3 if steps >= 16 else 2)
+        mask = even_mask(steps, computed, leading_steps(steps, computed))
         return {option: "".join(map(str, mask)), **(more or {})}
 
     return Computed(make)

@@ -12,7 +12,7 @@ from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from typer.testing import CliRunner
@@ -311,6 +311,7 @@ def files(draw: Callable[..., Any]) -> dict[str, Any]:
 
 @quick(80)
 @given(files())
+@example({"cache_backend": "cache_dit", "parallelism_config": {"attention_backend": ""}})
 def test_the_schema_of_a_file_agrees_with_the_loader(content: dict[str, Any]) -> None:
     found: tuple[str, ...] = ()
     with warnings.catch_warnings():

@@ -71,6 +71,7 @@ class ParallelismOptions:
             *(never(all_of(automatic[one], automatic[other])) for one, other in combinations(_SIZES, 2)),
             *(refine(spelling, size) for names in sizes.values() for spelling in names),
             refine("use_ray", {"enum": [False, None]}),
+            refine("attention_backend", {"pattern": r"\S"}),
         ]
 
     def __post_init__(self) -> None:

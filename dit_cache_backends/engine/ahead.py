@@ -22,6 +22,7 @@ def look_ahead(
     horizon.forget()
     spans, first, branch, passes = plan.spans, plan.first_span, step.branch, state.passes
     slot = session.slot(name, first + number, branch, passes)
+    make = with_versions if torch.is_inference_mode_enabled() else predicted
     while slot is not None and slot.signature == signature(probe.streams):
         number += 1
         if number == len(spans) or spans[number].start != spans[number - 1].stop:
@@ -29,7 +30,7 @@ def look_ahead(
         following = session.slot(name, first + number, branch, passes)
         if following is None or following.follows is False:
             return
-        result = with_versions(slot, plan, step, probe.streams)
+        result = make(slot, plan, step, probe.streams)
         horizon.keep(number - 1, result)
         probe = Probe(probe.entry, result, probe.block, probe.args, probe.kwargs)
         slot = following

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Container, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -175,17 +174,25 @@ class Call:
         rows = self._session.summary.rows
         for state in self._states.values():
             self._closed += [visit for visit in state.visits if visit is not None]
+        skipped: dict[int, int] = {}
         for visit in self._closed:
             if visit.skipped:
                 if not visit.left or visit.called != visit.slot.called:
                     return False
-                self._states[visit.entered.plan.number].row.skip(visit.called)
+                number = visit.entered.plan.number
+                blocks = skipped.get(number, 0)
+                if blocks & visit.called:  # the stack was run through again
+                    self._states[number].row.skip(blocks)
+                    blocks = 0
+                skipped[number] = blocks | visit.called
             elif not visit.left:
                 self._session.summary.count(
                     "blocks_not_called",
                     f"{self._name}, branch {self._step.branch}: the model did not call the last block of a span, which "
                     f"therefore cannot be skipped.",
                 )
+        for number, blocks in skipped.items():
+            self._states[number].row.skip(blocks)
         rows.extend([state.row for state in self._states.values()])
         return True
 
@@ -231,7 +238,7 @@ class Call:
             state.entry, state.entry_layout = kept, site.layout
         ahead = None
         if len(plan.spans) > 1 and not in_place:
-            ahead = partial(look_ahead, self._session, self._name, step, state, plan, number)
+            ahead = look_ahead, (self._session, self._name, step, state, plan, number)
         horizon = state.horizon
         handed_out = horizon.handed_out
         foretold = horizon.reach(number, streams)

@@ -54,7 +54,7 @@ class Probe:
         block: nn.Module,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
-        look_ahead: "Callable[[Probe], Iterator[Ahead]] | None" = None,
+        look_ahead: "tuple[Callable[..., Iterator[Ahead]], tuple[Any, ...]] | None" = None,
         argument: Callable[[str], Any] = lambda name: None,
         measured: float | None = None,
     ) -> None:
@@ -92,14 +92,17 @@ class Probe:
         drop each probe when it is measured, to hold the streams of one span and not of all. ``block`` and arguments are
         those of the present span. Ends where a span has nothing to be skipped with.
         """
-        return iter(()) if self._look_ahead is None else self._look_ahead(self)
+        if self._look_ahead is None:
+            return iter(())
+        function, arguments = self._look_ahead
+        return function(*arguments, self)
 
     def entered(
         self,
         block: nn.Module,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
-        look_ahead: "Callable[[Probe], Iterator[Ahead]] | None",
+        look_ahead: "tuple[Callable[..., Iterator[Ahead]], tuple[Any, ...]] | None",
         argument: Callable[[str], Any],
         measured: float | None,
     ) -> "Probe":

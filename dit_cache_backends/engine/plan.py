@@ -76,13 +76,20 @@ class Site:
     through: bool = False
     """It stands in the midst of its span, and only hands its streams on when that is skipped."""
     hand: Callable[[Mapping[str, Any]], Any] | None = None
-    """``hand_on`` where every argument is given by name; ``itemgetter`` does it in a third of the time."""
+    """``hand_on`` where every argument is given by name; ``itemgetter`` does it in a third of the time. So below."""
+    take: Callable[[Mapping[str, Any]], Streams] | None = None
+    put: Callable[[Streams], Any] | None = None
     checked: bool = field(default=False)
     writes_known: bool = field(default=False)
     """It was seen that the blocks of the span that begins here do not write into their arguments."""
 
     def read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Streams:
         """The streams among the arguments of a call, given by position or by keyword."""
+        if not args and self.take is not None:
+            try:
+                return self.take(kwargs)
+            except KeyError:
+                pass  # One is left to its default.
         given = len(args)
         return tuple(
             [args[position] if position < given else kwargs.get(name) for position, name in self.slots]
@@ -103,6 +110,8 @@ class Site:
         """The streams in the form in which the block returns them, with ``held`` where an item is no stream."""
         if self.bare:
             return streams[self.order[0] or 0]
+        if self.put is not None:
+            return self.put(streams)
         if not held:
             return tuple([streams[number] for number in self.order])  # type: ignore[index]
         rest = iter(held)
@@ -201,6 +210,10 @@ def make_plans(
             site.hands = tuple(signatures[kind][number] for number in order if number is not None)
             if site.bare or len(site.hands) > 1:
                 site.hand = itemgetter(*[name for _, name in site.hands])
+            if len(site.slots) > 1:
+                site.take = itemgetter(*[name for _, name in site.slots])
+            if len(order) > 1 and None not in order:
+                site.put = itemgetter(*order)
             site.through = site.span is not None and not (site.enters or site.exits or site.seen)
             sites.append((block, site))
     if not plans:

@@ -136,11 +136,11 @@ class _Gate(ScheduledGate):
         """Whether the block ran when it was last compared: then it is likely to run again."""
 
     def should_run(self, step: Step, probe: Probe) -> Decision:
+        if probe.measured is not None:
+            # Nothing was settled when it was measured ahead, and what settles it holds all through the step.
+            return self.judge(step, probe.measured)
         settled = self.settled(step)
-        if settled is not None:
-            return settled
-        difference = self._read(step, probe) if probe.measured is None else probe.measured
-        return self.judge(step, difference)
+        return self.judge(step, self._read(step, probe)) if settled is None else settled
 
     def _read(self, step: Step, probe: Probe) -> float:
         """The difference here, read from the device together with those of the blocks behind.

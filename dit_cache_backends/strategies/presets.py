@@ -17,9 +17,6 @@ THREE_LEADING = 9
 8 of 28 and 6 of 20 steps two leading ones are better, by 4 to 6 dB with guidance, with Heun's scheduler and at 20 steps
 (``docs/quality.md``)."""
 
-FEW_SHARES = {"fast": 0.6, "ultra": 0.5}
-"""The same below ``FEW`` steps; the other two presets then skip a single step."""
-
 THRESHOLDS = {"quality": 0.12, "balanced": 0.24, "fast": 0.4, "ultra": 0.6}
 """Of the residual difference of the first block, where the number of steps is not known. 0.12 and 0.24 are cache-dit's
 and vLLM-Omni's own."""
@@ -46,6 +43,11 @@ def even_mask(steps: int, computed: int, leading: int) -> list[int]:
     return [int(step in ones) for step in range(steps)]
 
 
+def leading_steps(steps: int, computed: int) -> int:
+    """How many steps in a row are computed at the beginning of an evenly placed mask."""
+    return 3 if steps >= 16 and computed >= THREE_LEADING else 2
+
+
 def planned_steps(preset: str, steps: int | None) -> Mapping[str, Any]:
     """The options of a schedule with an evenly placed mask and TaylorSeer; a threshold where steps are unknown."""
     if steps is None:
@@ -56,12 +58,10 @@ def planned_steps(preset: str, steps: int | None) -> Mapping[str, Any]:
         computed = (
             steps - 1 if preset in ("quality", "balanced") else max(2, math.ceil(steps * SHARES[preset]))
         )
-        leading = 2
     else:
         computed = max(3, round(steps * SHARES[preset]))
-        leading = 3 if steps >= 16 and computed >= THREE_LEADING else 2
     return {
-        "steps_computation_mask": even_mask(steps, computed, leading),
+        "steps_computation_mask": even_mask(steps, computed, leading_steps(steps, computed)),
         "steps_computation_policy": "static",
         "max_warmup_steps": 0,
         "calibrator": "taylorseer",

@@ -56,7 +56,8 @@ class Schedule:
         self._explicit = options.explicit_mask
         self.masked = self._explicit is not None or options.policy is not None
         self._presets: dict[int, tuple[int, ...]] = {}
-        self._told = False
+        self.told = False
+        """Whether ``tell`` was called."""
         self._skipped = 0
         self._in_row = 0
         self._last: int | None = None
@@ -106,10 +107,8 @@ class Schedule:
             self._skipped += 1
 
     def tell(self, step: Step) -> None:
-        """Say in the summary, once in a run, where the mask asked for is not the one in force."""
-        if self._told:
-            return
-        self._told = True
+        """Say in the summary where the mask asked for is not the one in force."""
+        self.told = True
         where, total, explicit = self._place.transformer, step.total, self._explicit
         if explicit is not None and total is not None and len(explicit) not in (total, step.run_total):
             self._place.report(
@@ -222,7 +221,8 @@ class ScheduledGate(Gate):
         return Decision(not difference < self.threshold(step), "difference", difference)
 
     def observe(self, step: Step, probe: Probe, decision: Decision) -> None:
-        self.schedule.tell(step)
+        if not self.schedule.told:
+            self.schedule.tell(step)
         if self._never:
             return
         if decision.difference is not None:

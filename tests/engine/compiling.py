@@ -9,28 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from dit_cache_backends import Decision, Gate, Place, Probe, Step
+from dit_cache_backends.bench.compiled import Graphs
 
 from .strategies import Planned, planned
 from .toys import BOTH, DIM, Toy, adds_to_both, text
-
-
-class Graphs:
-    """A compiler that runs what it is given as it is, and counts. ``torch.compile(model, backend=Graphs())``."""
-
-    def __init__(self) -> None:
-        self.compiled = 0
-        """Graphs made, again and again for one function where it is recompiled."""
-        self.ran = 0
-        """Graphs executed."""
-
-    def __call__(self, graph: torch.fx.GraphModule, example: list[Any]) -> Callable[..., Any]:
-        self.compiled += 1
-
-        def run(*arguments: Any) -> Any:
-            self.ran += 1
-            return graph.forward(*arguments)
-
-        return run
 
 
 def breaks() -> int:

@@ -13,27 +13,11 @@ from dit_cache_backends import CardError
 from dit_cache_conformance.tiny import build_transformer
 from dit_cache_conformance.tiny.configs import flux
 
+from .compiling import Graphs
 from .runs import inputs, run_plain, run_told, same
 from .strategies import planned
 
 STEPS = 4
-
-
-class Graphs:
-    """A compiler that runs what it is given as it is, and counts."""
-
-    def __init__(self) -> None:
-        self.compiled = 0
-        self.ran = 0
-
-    def __call__(self, graph: torch.fx.GraphModule, example: list[Any]) -> Callable[..., Any]:
-        self.compiled += 1
-
-        def run(*arguments: Any) -> Any:
-            self.ran += 1
-            return graph.forward(*arguments)
-
-        return run
 
 
 @pytest.fixture(autouse=True)
