@@ -83,7 +83,10 @@ def _alive() -> dict[int, int]:
         # isinstance() would ask proxies and lazy modules for their class.
         if issubclass(type(thing), Tensor) and thing.layout is torch.strided and not thing.is_meta:
             storage = thing.untyped_storage()
-            found[storage.data_ptr()] = storage.nbytes()
+            try:
+                found[storage.data_ptr()] = storage.nbytes()
+            except RuntimeError:
+                pass  # one of torch.compile's own, which has a shape and no memory
     return found
 
 

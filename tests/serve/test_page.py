@@ -16,7 +16,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
-from dit_cache_backends.demo import metrics
+from dit_cache_backends.compare import measures
 from tests.serve.conftest import Served
 from tests.serve.held import Held, until
 
@@ -110,7 +110,7 @@ def test_a_prompt_gives_both_pictures_their_speed_and_the_map_of_what_was_skippe
     assert dense.size == cached.size == (64, 64)
     assert all(page.find(f"#{name} img").is_displayed() for name in ("dense", "cached"))
     psnr = float(re.fullmatch(r"([\d.]+) dB", page.find("#psnr").text)[1])
-    assert psnr == pytest.approx(metrics.psnr(dense, cached), abs=0.051)
+    assert psnr == pytest.approx(measures.psnr(dense, cached), abs=0.051)
     assert re.fullmatch(r"\d+\.\d\dx", page.find("#speed-up").text)
 
     # The map has a cell for each block of each step, and says what the server counted.
