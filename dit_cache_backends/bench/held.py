@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -83,10 +83,8 @@ def _alive() -> dict[int, int]:
         # isinstance() would ask proxies and lazy modules for their class.
         if issubclass(type(thing), Tensor) and thing.layout is torch.strided and not thing.is_meta:
             storage = thing.untyped_storage()
-            try:
+            with suppress(RuntimeError):  # one of torch.compile's own has a shape and no memory
                 found[storage.data_ptr()] = storage.nbytes()
-            except RuntimeError:
-                pass  # one of torch.compile's own, which has a shape and no memory
     return found
 
 
