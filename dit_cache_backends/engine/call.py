@@ -146,9 +146,8 @@ class Call:
         """What a block of a skipped span hands out."""
         self._skipped.append((id(module),))
         if visit.left:
-            visit.called = (
-                0  # It is called again, of which the engine knows nothing: ``finish`` has it all run.
-            )
+            # It is called again, of which the engine knows nothing: ``finish`` has it all run.
+            visit.called = 0
             return site.hand_on(args, kwargs)
         held: tuple[Any, ...] = ()
         if None in site.order:
@@ -275,7 +274,8 @@ class Call:
         if number + 1 in horizon.foretold:
             result = result or horizon.ready or with_versions(slot, plan, step, streams)
             horizon.ready = None
-            horizon.handed_out = HandedOut(number, result, versions(result))
+            counted = versions(result)
+            horizon.handed_out = HandedOut(number, result, counted) if counted[0] >= 0 else None
         visit.result = result or predicted(slot, plan, step, streams)
         inner = self._frame.inner.get((plan.number, number))
         if inner is not None:

@@ -16,7 +16,7 @@ from dit_cache_backends.summary import Row
 
 from .runs import kinds, same
 from .strategies import always, planned
-from .toys import BOTH, ONE, Toy, adds, adds_to_both, image, text
+from .toys import BOTH, ONE, Toy, adds, adds_to_both, image, leaves_the_text, text
 
 BLOCKS = 8
 PRUNE = {"residual_diff_threshold": 0.3, "max_warmup_steps": 1, "Fn_compute_blocks": 0}
@@ -145,3 +145,13 @@ def test_a_named_argument_that_is_left_to_its_default_is_handed_on_as_none() -> 
             outputs.append(model(image())[0])
     assert backend.summary().blocks_skipped == 8
     assert float((outputs[1] - outputs[0]).abs().max()) <= 1e-6
+
+
+def test_a_stream_without_versions_may_be_handed_on_by_pruned_blocks() -> None:
+    """In inference mode the text that no block changes is a tensor of which nobody counts the writes."""
+    outputs, skipped, _ = pruned(Toy(*[leaves_the_text] * BLOCKS), BOTH, text())
+    assert any(len(each) > 2 for each in skipped)
+    with torch.inference_mode():
+        found = pruned(Toy(*[leaves_the_text] * BLOCKS), BOTH, text())
+    assert same(found[0], outputs)
+    assert found[1] == skipped
