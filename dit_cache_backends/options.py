@@ -228,10 +228,12 @@ def _match_items(value: object, item_type: Any, kind: type) -> tuple[bool, Any]:
 def _match_mapping(value: object, arguments: Sequence[Any]) -> tuple[bool, Any]:
     if not isinstance(value, Mapping):
         return False, None
-    keys = [_match(key, arguments[0]) for key in value]
+    # JSON's keys are texts; YAML and Python write 0 for "0".
+    texts = arguments[0] is str
+    keys = [_match(str(key) if texts and type(key) is int else key, arguments[0]) for key in value]
     values = [_match(item, arguments[1]) for item in value.values()]
-    fits = all(ok for ok, _ in keys + values)
-    return fits, {key: item for (_, key), (_, item) in zip(keys, values, strict=True)}
+    found = {key: item for (_, key), (_, item) in zip(keys, values, strict=True)}
+    return all(ok for ok, _ in keys + values) and len(found) == len(value), found
 
 
 def _unwrap(value: object) -> object:

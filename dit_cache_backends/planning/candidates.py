@@ -5,16 +5,31 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from dit_cache_backends.errors import ConfigError, near
 from dit_cache_backends.search import PREDICTORS
 
-__all__ = ["DEFAULT_PREDICTORS", "PREDICTORS", "Candidate", "Quality", "predictors_named"]
+__all__ = ["DEFAULT_PREDICTORS", "FITTED", "PREDICTORS", "Candidate", "Fit", "Quality", "predictors_named"]
 
 Mask = tuple[int, ...]
 
-DEFAULT_PREDICTORS = ("taylorseer 1", "taylorseer 2", "hermite 2", "newton 2", "newton 3", "reuse")
-"""Those that are tried unless others are asked for; the segments of the first ones are measured first."""
+
+class Fit(NamedTuple):
+    """How a forecast is fitted, see ``dit_cache_backends.planning.forecast``."""
+
+    keep: int
+    """Computed steps that it is made of, at most."""
+    lasts: float
+    """Part of the error gathered before a computed step that a later forecast takes back."""
+
+
+FITTED = {"fitted 3 0.5": Fit(3, 0.5), "fitted 4 0.7": Fit(4, 0.7), "fitted 3 0.7": Fit(3, 0.7)}
+"""Predictors with weights of their own for each step, fitted to the model and the mask."""
+
+DEFAULT_PREDICTORS = (*FITTED, "taylorseer 1", "taylorseer 2", "hermite 2", "newton 2")
+"""Those that are tried unless others are asked for; of those without fitted weights the segments of the first ones are
+measured first."""
 
 SAME_DB = 150.0
 """Written for final latents that are equal to the last bit."""
@@ -27,7 +42,7 @@ class Candidate:
     mask: Mask
     """A digit for each step of the run: 1 computes, 0 skips."""
     predictor: str
-    """Its name in ``PREDICTORS``."""
+    """Its name in ``FITTED`` or ``PREDICTORS``."""
 
     @property
     def computed(self) -> int:
@@ -83,13 +98,12 @@ def predictors_named(names: Sequence[str]) -> tuple[str, ...]:
     Raises:
         ConfigError: if one is unknown, or there is none.
     """
+    known = (*FITTED, *PREDICTORS)
     for name in names:
-        if name not in PREDICTORS:
+        if name not in known:
             raise ConfigError(
-                f"there is no predictor {name!r} for a plan.{near(name, PREDICTORS)} There are {', '.join(PREDICTORS)}."
+                f"there is no predictor {name!r} for a plan.{near(name, known)} There are {', '.join(known)}."
             )
     if not names:
-        raise ConfigError(
-            f"a plan needs a predictor to fill its steps with; name some of {', '.join(PREDICTORS)}"
-        )
+        raise ConfigError(f"a plan needs a predictor to fill its steps with; name some of {', '.join(known)}")
     return tuple(dict.fromkeys(names))

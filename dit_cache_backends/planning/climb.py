@@ -7,7 +7,10 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 from dit_cache_backends.planning.candidates import Candidate, Mask, Quality
 
-__all__ = ["climb", "neighbours"]
+__all__ = ["climb", "neighbours", "shifted"]
+
+LEAPS = 8
+"""Leaps of which the best foreseen is taken."""
 
 IDLE = 30
 """Leaps in turn that led to nothing new, after which the search has seen all that it can reach."""
@@ -22,6 +25,7 @@ def climb(
     predictors: Sequence[str],
     max_skip: int,
     rng: random.Random,
+    rank: Callable[[Candidate], float] = lambda candidate: 0.0,
 ) -> Candidate:
     """The best that was met; never worse than the first start.
 
@@ -36,7 +40,8 @@ def climb(
         forced: steps that have to compute.
         predictors: that may be changed for.
         max_skip: how many steps may be skipped in a row.
-        rng: chooses the order of neighbours and the leaps.
+        rng: chooses the order of neighbours and the leaps where ``rank`` does not.
+        rank: what is foreseen of a candidate without evaluating it, more is better; the best is tried first.
     """
     best = starts[0]
     best_rank = evaluate(best).rank
@@ -44,21 +49,21 @@ def climb(
     seen: set[Candidate] = set()
     idle = 0
     while goes_on() and idle < IDLE:
-        current = waiting.pop(0) if waiting else _leap(best, forced, max_skip, rng)
+        current = waiting.pop(0) if waiting else _leap(best, forced, max_skip, rng, rank)
         before = len(seen)
         seen.add(current)
-        rank = evaluate(current).rank
+        reached = evaluate(current).rank
         better = True
         while better:
-            if rank > best_rank:
-                best, best_rank = current, rank
+            if reached > best_rank:
+                best, best_rank = current, reached
             better = False
-            for neighbour in neighbours(current, forced, predictors, max_skip, rng):
+            for neighbour in neighbours(current, forced, predictors, max_skip, rng, rank):
                 if neighbour not in seen and not goes_on():
                     return best
                 seen.add(neighbour)
-                if promises(neighbour, current) and (found := evaluate(neighbour).rank) > rank:
-                    current, rank, better = neighbour, found, True
+                if promises(neighbour, current) and (found := evaluate(neighbour).rank) > reached:
+                    current, reached, better = neighbour, found, True
                     break
         idle = 0 if len(seen) > before else idle + 1
     return best
@@ -70,20 +75,21 @@ def neighbours(
     predictors: Sequence[str],
     max_skip: int,
     rng: random.Random,
+    rank: Callable[[Candidate], float] = lambda candidate: 0.0,
 ) -> Iterator[Candidate]:
-    """What is one move away, in random order but the small moves first.
+    """What is one move away, best foreseen first; what is foreseen alike in random order but the small moves first.
 
     A computed step is shifted by one, another predictor is taken, a computed step is shifted by two or three.
     """
     mask = candidate.mask
     moves = [
-        [Candidate(moved, candidate.predictor) for moved in _shifted(mask, (-1, 1), forced, max_skip)],
+        [Candidate(moved, candidate.predictor) for moved in shifted(mask, (-1, 1), forced, max_skip)],
         [Candidate(mask, name) for name in predictors if name != candidate.predictor],
-        [Candidate(moved, candidate.predictor) for moved in _shifted(mask, (-3, -2, 2, 3), forced, max_skip)],
+        [Candidate(moved, candidate.predictor) for moved in shifted(mask, (-3, -2, 2, 3), forced, max_skip)],
     ]
     for group in moves:
         rng.shuffle(group)
-        yield from group
+    yield from sorted((each for group in moves for each in group), key=rank, reverse=True)
 
 
 def longest_gap(mask: Sequence[int]) -> int:
@@ -91,7 +97,8 @@ def longest_gap(mask: Sequence[int]) -> int:
     return max((len(gap) for gap in "".join(map(str, mask)).split("1")), default=0)
 
 
-def _shifted(mask: Mask, distances: Sequence[int], forced: Collection[int], max_skip: int) -> Iterator[Mask]:
+def shifted(mask: Mask, distances: Sequence[int], forced: Collection[int], max_skip: int) -> Iterator[Mask]:
+    """The masks in which one computed step is shifted by one of the distances."""
     for step in range(len(mask)):
         for distance in distances if mask[step] and step not in forced else ():
             to = step + distance
@@ -107,7 +114,18 @@ def _moved(mask: Mask, step: int, to: int) -> Mask:
     return tuple(digits)
 
 
-def _leap(candidate: Candidate, forced: Collection[int], max_skip: int, rng: random.Random) -> Candidate:
+def _leap(
+    candidate: Candidate,
+    forced: Collection[int],
+    max_skip: int,
+    rng: random.Random,
+    rank: Callable[[Candidate], float],
+) -> Candidate:
+    """The best foreseen of some leaps."""
+    return max((_leapt(candidate, forced, max_skip, rng) for _ in range(LEAPS)), key=rank)
+
+
+def _leapt(candidate: Candidate, forced: Collection[int], max_skip: int, rng: random.Random) -> Candidate:
     """Two computed steps moved to where steps are skipped."""
     mask = candidate.mask
     for _ in range(2):

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dit_cache_backends.errors import ConfigError
-from dit_cache_backends.planning.candidates import (
-    Candidate,
-    Mask,
-    Quality,
-)
+from dit_cache_backends.planning.candidates import FITTED, Candidate, Mask, Quality
+from dit_cache_backends.planning.forecast import fitted_weights, foreseen
+from dit_cache_backends.planning.foresight import foreseen_starts
+from dit_cache_backends.planning.gram import Gram
 from dit_cache_backends.planning.minimax import minimax_path
 from dit_cache_backends.planning.plan_search import PlanSearch
 from dit_cache_backends.planning.plans import Plan, Plans
@@ -110,6 +109,8 @@ class Planner:
             },
         )
         self._found_on: dict[Candidate, Quality] = {}
+        self._ranks: dict[Candidate, float] = {}
+        self._gram: Gram
 
     def plan(self, compute: Sequence[int], advance: Advance = lambda what, part: None) -> Plans:
         """The best plan that was found for each number of computed steps.
@@ -124,8 +125,10 @@ class Planner:
         search = self.search
         self._work.begin()
         self._found_on.clear()
+        self._ranks.clear()
         advance("recording the dense run", 0.0)
         shape = self.rehearsal.shape()
+        self._gram = self.rehearsal.gram()
         forced = {
             *range(min(search.first, shape.steps)),
             *range(max(shape.steps - search.last, 0), shape.steps),
@@ -184,7 +187,8 @@ class Planner:
             if not any(first < step < second for step in forced)
         ]
         tables: dict[str, dict[tuple[int, int], float]] = {}
-        for number, predictor in enumerate(search.predictors):
+        unfitted = [predictor for predictor in search.predictors if predictor not in FITTED]
+        for number, predictor in enumerate(unfitted):
             if search.segments is not None and number >= search.segments:
                 break
             table: dict[tuple[int, int], float] = {}
@@ -236,6 +240,7 @@ class Planner:
             forced,
             search.max_skip,
             search.seed,
+            self._foreseen,
         )
         fewer_steps, fewer_found = self._fewer(self.rehearsal, computed)
         held_out = fewer_held_out = None
@@ -252,6 +257,7 @@ class Planner:
             fewer_found,
             held_out,
             fewer_held_out,
+            fitted_weights(self._gram, best),
         )
 
     def _starts(
@@ -264,6 +270,7 @@ class Planner:
             for predictor, table in tables.items()
         }
         starts |= starting_masks(steps, computed, forced, self.rehearsal.change(), search.max_skip)
+        starts |= foreseen_starts(starts, search.predictors, self._foreseen, forced, search.max_skip)
         if not starts:
             raise ConfigError(
                 f"no plan computes {computed} of {steps} steps with at most {search.max_skip} skipped in a row and "
@@ -273,16 +280,24 @@ class Planner:
 
     def _quality(self, candidate: Candidate, rehearsal: Rehearsal | None = None) -> Quality:
         rehearsal = rehearsal or self.rehearsal
+        weights = fitted_weights(self._gram, candidate)
         which = "held out" if rehearsal is self.held_out else "found on"
         name = f"{which} {candidate.predictor} {candidate.digits}"
-        return Quality.of(self._work.numbers(name, lambda: rehearsal.errors(candidate)))
+        return Quality.of(self._work.numbers(name, lambda: rehearsal.errors(candidate, weights)))
+
+    def _foreseen(self, candidate: Candidate) -> float:
+        """What is foreseen of a candidate, without drawing it."""
+        if candidate not in self._ranks:
+            self._ranks[candidate] = foreseen(self._gram, candidate).rank
+        return self._ranks[candidate]
 
     def _first_look(self, candidate: Candidate) -> Quality:
         """Of a few prompts alone, where there are more."""
         if self._look is self.rehearsal:
             return self._quality(candidate)
         name = f"first {candidate.predictor} {candidate.digits}"
-        return Quality.of(self._work.numbers(name, lambda: self._look.errors(candidate)))
+        weights = fitted_weights(self._gram, candidate)
+        return Quality.of(self._work.numbers(name, lambda: self._look.errors(candidate, weights)))
 
     def _fewer(self, rehearsal: Rehearsal, computed: int) -> tuple[int, Quality]:
         which = "held out" if rehearsal is self.held_out else "found on"

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from dit_cache_backends.errors import ConfigError
 from dit_cache_backends.planning.candidates import PREDICTORS, Candidate, Quality
 from dit_cache_backends.trials import Provenance, Setting
+
+if TYPE_CHECKING:
+    from dit_cache_backends.calibrators.fitted import Weights
 
 __all__ = ["FORMAT", "Plan", "Plans"]
 
@@ -40,6 +43,8 @@ class Plan:
     held_out: Quality | None = None
     """On prompts that the search never saw; None where there were none."""
     fewer_held_out: Quality | None = None
+    weights: Weights | None = None
+    """Of its forecast, where that was fitted."""
 
     @property
     def beats_fewer_steps(self) -> bool:
@@ -66,12 +71,20 @@ class Plan:
         how = f"better than {rival} by the {parts[0]} alone" if parts else f"NOT better than {rival}"
         return f"{computed}: {how}: {numbers}. Take that run, or compute more steps."
 
+    @property
+    def predictor(self) -> dict[str, Any]:
+        """The options of ``step_plan`` that say how skipped steps are filled."""
+        if self.weights is not None:
+            return {"weights": {str(step): list(each) for step, each in self.weights.items()}}
+        return dict(PREDICTORS[self.candidate.predictor])
+
     def to_dict(self) -> dict[str, Any]:
         """As plain data, for the file."""
         return {
             "compute": self.candidate.computed,
             "mask": self.candidate.digits,
-            "predictor": dict(PREDICTORS[self.candidate.predictor]),
+            "forecast": self.candidate.predictor,
+            "predictor": self.predictor,
             "start": self.start,
             "blocks_run": round(self.blocks, 4),
             "found_on": _quality(self.found),
@@ -112,12 +125,12 @@ class Plans:
 
     def options(self, computed: int) -> dict[str, Any]:
         """The options of ``step_plan`` for one of the plans, without a file."""
-        candidate = self[computed].candidate
+        plan = self[computed]
         return {
-            "mask": list(candidate.mask),
+            "mask": list(plan.candidate.mask),
             "Fn_compute_blocks": self.front,
             "Bn_compute_blocks": self.back,
-            **PREDICTORS[candidate.predictor],
+            **plan.predictor,
         }
 
     def setting(self, computed: int, label: str = "") -> Setting:

@@ -27,6 +27,7 @@ def pursue(
     forced: Collection[int],
     max_skip: int,
     seed: int,
+    rank: Callable[[Candidate], float] = lambda candidate: 0.0,
 ) -> tuple[Candidate, str]:
     """The best candidate that was met, and what the search began with.
 
@@ -39,6 +40,7 @@ def pursue(
         forced: steps that have to compute.
         max_skip: how many steps may be skipped in a row.
         seed: of the order in which neighbours are tried.
+        rank: what is foreseen of a candidate without drawing it, more is better.
     """
     looks: dict[Candidate, Quality] = {}
 
@@ -65,7 +67,7 @@ def pursue(
     def promises(candidate: Candidate, than: Candidate) -> bool:
         return first_look(candidate).mean >= first_look(than).mean - TOLERANCE
 
-    best = climb(shown, evaluate, promises, goes_on, forced, predictors, max_skip, random.Random(seed))
+    best = climb(shown, evaluate, promises, goes_on, forced, predictors, max_skip, random.Random(seed), rank)
     origins = {mask: origin for origin, mask in reversed(list(starts.items()))}
     origin = origins.get(best.mask, f"{origins[shown[0].mask]}, climbed")
     return best, origin

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from dit_cache_backends.backend import SpanBackend
-from dit_cache_backends.calibrators import CalibratorOptions, make_calibrator
+from dit_cache_backends.calibrators import CalibratorOptions, Fitted, make_calibrator
+from dit_cache_backends.calibrators.fitted import Weights
 from dit_cache_backends.config import option
 from dit_cache_backends.engine.clock import Step
 from dit_cache_backends.engine.gates import Decision, Gate, Place, Probe
@@ -45,6 +46,10 @@ class Recording:
         default_factory=lambda: defaultdict(list)
     )
     """For each span its steps, and what was shown to the predictor of each stream, by the stream's number."""
+    main: dict[PlaceKey, tuple[int, ...]] = field(default_factory=dict)
+    """For each span the numbers of the streams that are denoised."""
+    latents_after: list[Tensor] = field(default_factory=list)
+    """The latents after each step, as far as the pipeline shows them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +115,7 @@ class Recorder(_Rehearsal):
         return _RecordingGate(self, place.transformer, self.key(place))
 
     def predictor(self, stream: Stream) -> Predictor:
-        self.made.append(_RecordingPredictor(self.shown, len(self.made)))
+        self.made.append(_RecordingPredictor(self.shown, len(self.made), stream.main))
         return self.made[-1]
 
     @contextmanager
@@ -143,6 +148,9 @@ class _RecordingGate(Gate):
 
     def observe(self, step: Step, probe: Probe, decision: Decision) -> None:
         recorder = self._recorder
+        made = [each for each in recorder.made if isinstance(each, _RecordingPredictor)]
+        if made:
+            recorder.recording.main[self._key] = tuple(each.number for each in made if each.main)
         if recorder.shown:
             recorder.recording.history[self._key].append((step, dict(recorder.shown)))
         recorder.shown.clear()
@@ -150,12 +158,13 @@ class _RecordingGate(Gate):
 
 
 class _RecordingPredictor(Predictor):
-    def __init__(self, shown: dict[int, Tensor], number: int) -> None:
+    def __init__(self, shown: dict[int, Tensor], number: int, main: bool) -> None:
         self._shown = shown
-        self._number = number
+        self.number = number
+        self.main = main
 
     def observe(self, step: Step, value: Tensor) -> None:
-        self._shown[self._number] = value.detach().to("cpu")
+        self._shown[self.number] = value.detach().to("cpu")
 
     def predict(self, step: Step) -> Tensor:
         raise RuntimeError("a run that is recorded skips nothing")
@@ -170,7 +179,14 @@ class Replay(_Rehearsal):
 
     name = "plan_replay"
 
-    def __init__(self, config: Any, recording: Recording, mask: Sequence[int], live: int = 0) -> None:
+    def __init__(
+        self,
+        config: Any,
+        recording: Recording,
+        mask: Sequence[int],
+        live: int = 0,
+        weights: Weights | None = None,
+    ) -> None:
         super().__init__(config)
         if not all(mask[:live]):
             raise ValueError(
@@ -179,13 +195,15 @@ class Replay(_Rehearsal):
         self.recording = recording
         self.mask = mask
         self.live = live
+        self._weights = weights
         self._observed = max((step for step in range(len(mask)) if not mask[step]), default=-1)
 
     def gate(self, place: Place) -> Gate:
         return _ReplayGate(self, self.key(place))
 
     def predictor(self, stream: Stream) -> Predictor:
-        made = _Primed(make_calibrator(self.config, stream))
+        weights = self._weights
+        made = _Primed(Fitted(weights, self.mask) if weights else make_calibrator(self.config, stream))
         self.made.append(made)
         return made
 

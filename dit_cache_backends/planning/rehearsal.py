@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +14,13 @@ from torch import Tensor
 from dit_cache_backends.errors import ConfigError
 from dit_cache_backends.hosts.batching import fit_together, joined
 from dit_cache_backends.hosts.calls import arguments_of, pictures_of
-from dit_cache_backends.planning.candidates import PREDICTORS, Candidate
+from dit_cache_backends.planning.candidates import FITTED, PREDICTORS, Candidate
+from dit_cache_backends.planning.forecast import fitted_weights
+from dit_cache_backends.planning.gram import Gram, first_tensor, gram_of
 from dit_cache_backends.planning.recording import Recorder, Recording, Replay
 
 if TYPE_CHECKING:
+    from dit_cache_backends.calibrators.fitted import Weights
     from dit_cache_backends.trials import Prompt, Trial
 
 __all__ = ["Rehearsal", "Shape", "prompts_fingerprint"]
@@ -60,6 +63,7 @@ class Rehearsal:
         self._pictures = pictures
         self._batches = list(self._batched(batch))
         self._recordings: list[Recording | None] = [None] * len(self._batches)
+        self._grams: list[Gram | None] = [None] * len(self._batches)
 
     def check(self) -> None:
         """Raise what a run would raise about the blocks that are kept running, without one."""
@@ -71,20 +75,35 @@ class Rehearsal:
         recording = self._dense(0)
         return Shape(recording.steps, tuple(sorted(set(recording.first_steps.values()))))
 
-    def errors(self, candidate: Candidate) -> tuple[float, ...]:
+    def gram(self) -> Gram:
+        """The Gram matrices of all prompts, of which fitted forecasts are made. Draws the dense runs."""
+        found = []
+        for number in range(len(self._batches)):
+            self._dense(number)
+            found.append(self._grams[number])
+        return Gram.joined([each for each in found if each is not None])
+
+    def errors(self, candidate: Candidate, weights: Weights | None = None) -> tuple[float, ...]:
         """For each prompt ``|x - dense| / |dense|`` of the final latents, by the 2-norm.
 
         Of pictures the root mean square of the difference, on the scale of 0 to 1: as decibels it is their PSNR.
+
+        Args:
+            candidate: the plan.
+            weights: where its predictor is fitted; unless given, those that the Gram matrices of these prompts give.
         """
+        if candidate.predictor in FITTED and weights is None:
+            weights = fitted_weights(self.gram(), candidate)
         found: list[float] = []
         for number in range(len(self._batches)):
             recording = self._dense(number)
             live = candidate.mask.index(0) - 1 if 0 in candidate.mask else len(candidate.mask)
             replay = Replay(
-                {**PREDICTORS[candidate.predictor], **self._layout},
+                {**PREDICTORS.get(candidate.predictor, {}), **self._layout},
                 recording,
                 candidate.mask,
                 max(live, 0) if self._replays else 0,
+                weights,
             )
             with _enabled(replay, self.trial.pipeline), replay.around(self.trial.transformers):
                 found += self._apart(recording, self._latents(number, self.steps), number)
@@ -126,7 +145,7 @@ class Rehearsal:
                 if step is None or step in seen:
                     continue
                 seen.add(step)
-                now = _first_tensor(out)
+                now = first_tensor(out)
                 if before is not None and now is not None and now.shape == before.shape:
                     found[step] = float((now - before).float().abs().sum() / before.float().abs().sum())
                 before = now
@@ -162,8 +181,11 @@ class Rehearsal:
         call["num_inference_steps"] = self.steps if steps is None else steps
         return call
 
-    def _latents(self, number: int, steps: int) -> Tensor:
-        """The final latents (or pictures) of a batch, ``[prompts, ...]``, on the CPU in float32."""
+    def _latents(self, number: int, steps: int, after: list[Tensor] | None = None) -> Tensor:
+        """The final latents (or pictures) of a batch, ``[prompts, ...]``, on the CPU in float32.
+
+        Those after each step are put into ``after``, as far as the pipeline shows them.
+        """
         pipeline = self.trial.pipeline
         call = joined([self._call(prompt, steps) for prompt in self._batches[number]])
         shown: dict[str, Any] = {}
@@ -171,6 +193,8 @@ class Rehearsal:
 
             def step_made(_: Any, __: int, ___: Any, tensors: dict[str, Any]) -> dict[str, Any]:
                 shown.update(tensors)
+                if after is not None and isinstance(tensors.get("latents"), Tensor):
+                    after.append(tensors["latents"].detach().to("cpu", torch.float32, copy=True))
                 return tensors
 
             call["callback_on_step_end"] = step_made
@@ -200,7 +224,7 @@ class Rehearsal:
         if found is None:
             recorder = Recorder(self._layout)
             with _enabled(recorder, self.trial.pipeline), recorder.around(self.trial.transformers):
-                latents = self._latents(number, self.steps)
+                latents = self._latents(number, self.steps, recorder.recording.latents_after)
                 rows = recorder.summary().rows
             found = recorder.recording
             found.latents = latents
@@ -210,6 +234,8 @@ class Rehearsal:
                     f"the blocks of {type(self.trial.pipeline).__name__} were not seen to run, so nothing of it can be "
                     "planned."
                 )
+            self._grams[number] = gram_of(found, len(self._batches[number]))
+            found.latents_after.clear()
             if not self._replays:
                 found.outputs.clear()
                 found.history.clear()
@@ -275,10 +301,3 @@ def _tensor(pictures: Any) -> Tensor | None:
     if pictures and all(isinstance(each, Tensor) for each in pictures):
         return torch.stack(list(pictures))
     return None
-
-
-def _first_tensor(out: Any) -> Tensor | None:
-    if isinstance(out, Tensor):
-        return out
-    values = out.values() if isinstance(out, Mapping) else out if isinstance(out, (list, tuple)) else ()
-    return next((found for value in values if (found := _first_tensor(value)) is not None), None)

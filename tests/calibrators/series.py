@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dit_cache_backends import DMD, Chebyshev, FoCa, Hermite, Newton, Predictor, Step, TaylorSeer
+from dit_cache_backends.calibrators import Fitted
 
 SHAPE = (2, 5, 6)
 TOTAL = 60
@@ -24,6 +25,7 @@ PREDICTORS: dict[str, Callable[[], Predictor]] = {
     "chebyshev": Chebyshev,
     "newton 1": lambda: Newton(1),
     "newton 4": lambda: Newton(4, start=0),
+    "fitted": lambda: Fitted({5: (0.5, -1.5, 2.0), 7: (-0.3, 1.3)}, (1, 0, 1, 1, 1, 0, 1, 0)),
 }
 
 Function = Callable[[int], Tensor]

@@ -30,6 +30,7 @@ from dit_cache_backends import (
     make_calibrator,
     option,
 )
+from dit_cache_backends.calibrators import Fitted
 from dit_cache_backends.configuration.schema_terms import (
     Schema,
     any_of,
@@ -41,18 +42,18 @@ from dit_cache_backends.configuration.schema_terms import (
 )
 from dit_cache_backends.search import PREDICTORS, Search, even_steps
 from dit_cache_step_plan.origin import check_provenance
-from dit_cache_step_plan.plan import Mask, Plan, read_plan, read_plan_file, resampled
+from dit_cache_step_plan.plan import Mask, Plan, read_plan, read_plan_file, read_weights, resampled
 
 if TYPE_CHECKING:
     from torch import nn
 
     from dit_cache_backends import Card
 
-__all__ = ["Plan", "StepPlan", "StepPlanConfig", "read_plan", "read_plan_file", "resampled"]
+__all__ = ["Plan", "StepPlan", "StepPlanConfig", "read_plan", "read_plan_file", "read_weights", "resampled"]
 
 SWITCHES = ("enable_taylorseer", "enable_foca", "enable_dmd")
 BLOCKS = ("Fn_compute_blocks", "Bn_compute_blocks")
-OF_THE_FILE = ("calibrator", *SWITCHES, *BLOCKS)
+OF_THE_FILE = ("calibrator", "weights", *SWITCHES, *BLOCKS)
 """What a file of ``dit-cache plan`` says by itself."""
 
 
@@ -71,6 +72,12 @@ class StepPlanConfig(CalibratorOptions, PartOptions, ProvenanceOptions, StorageO
         {},
         group="mask",
         help="Other masks for guidance branches, by the branch's name: cond, uncond, 0, 1, ...",
+    )
+    weights: dict[str, Any] = option(
+        {},
+        group="mask",
+        help="A forecast that was fitted to the mask: for each skipped step, counted from 0, the weights of the last "
+        "computed steps before it, the newest last.",
     )
     plan: str | None = option(
         None,
@@ -102,18 +109,25 @@ class StepPlanConfig(CalibratorOptions, PartOptions, ProvenanceOptions, StorageO
             "items": {"enum": [0, 1]},
         }
         digits = any_of(text, listed)
-        said = [
-            given("calibrator"),
-            *(option_is(name, {"const": True}) for name in SWITCHES),
-            *(option_is(name, {"minimum": 1}) for name in BLOCKS),
-        ]
+        some = {"minProperties": 1}
+        predictor = [given("calibrator"), *(option_is(name, {"const": True}) for name in SWITCHES)]
+        said = [*predictor, option_is("weights", some), *(option_is(name, {"minimum": 1}) for name in BLOCKS)]
+        listed_weights = {"type": "array", "minItems": 1, "items": {"type": "number"}}
         return [
             refine("mask", any_of(digits, path, {"type": "null"})),
             refine("branches", {"additionalProperties": digits}),
+            refine(
+                "weights",
+                {"propertyNames": {"pattern": "^[0-9]+$"}, "additionalProperties": listed_weights},
+            ),
+            when(
+                option_is("weights", some),
+                never(any_of(option_is("branches", some), *predictor)),
+            ),
             any_of(*map(given, StepPlanConfig.one_of)),
             when(
                 given("plan"),
-                never(any_of(given("mask"), option_is("branches", {"minProperties": 1}), *said)),
+                never(any_of(given("mask"), option_is("branches", some), *said)),
             ),
             when(given("compute"), given("plan")),
         ]
@@ -131,7 +145,7 @@ class StepPlanConfig(CalibratorOptions, PartOptions, ProvenanceOptions, StorageO
             problems = [] if self.mask is not None else ["mask has to be given, or a plan"]
             if self.compute is not None:
                 problems.append("compute chooses among the plans of a file; give it as plan")
-            return problems
+            return problems + (self._problems_of_weights() if self.weights else [])
         problems = []
         if self.mask is not None or self.branches:
             problems.append("mask and plan say the same; give one of them")
@@ -143,15 +157,26 @@ class StepPlanConfig(CalibratorOptions, PartOptions, ProvenanceOptions, StorageO
             )
         return problems
 
+    def _problems_of_weights(self) -> list[str]:
+        """What weights cannot go with."""
+        said = [name for name in ("calibrator", *SWITCHES) if getattr(self, name)]
+        problems = [f"weights are a predictor of their own; leave out {', '.join(said)}"] if said else []
+        if self.branches:
+            problems.append(
+                "weights are fitted to the mask, and branches have other masks; leave one of them out"
+            )
+        return problems
+
     def read(self) -> Plan:
-        """The masks.
+        """The masks, and the weights where there are some.
 
         Raises:
-            ConfigError: as ``read_plan`` and ``read_plan_file``.
+            ConfigError: as ``read_plan``, ``read_plan_file`` and ``read_weights``.
         """
         if self.plan is not None:
             return read_plan_file(self.plan, self.compute)
-        return read_plan(self.mask, self.branches)
+        plan = read_plan(self.mask, self.branches)
+        return replace(plan, weights=read_weights(self.weights, plan.mask)) if self.weights else plan
 
 
 class StepPlan(SpanBackend):
@@ -189,12 +214,14 @@ class StepPlan(SpanBackend):
         return PlanGate(self._plan.of(place.branch), self.config.fit == "resample", place)
 
     def predictor(self, stream: Stream) -> Predictor:
+        if self._plan.weights:
+            return Fitted(self._plan.weights, self._plan.mask)
         return make_calibrator(self._options, stream)
 
 
 def _with_options(config: StepPlanConfig, plan: Plan) -> StepPlanConfig:
     """The configuration with what the plan's file says."""
-    if not plan.options:
+    if config.plan is None:
         return config
     known = config.__dataclass_fields__
     unknown = [name for name in plan.options if name not in known]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,8 @@ import yaml
 from dit_cache_backends import ConfigError
 
 Mask = tuple[int, ...]
+Weights = dict[int, tuple[float, ...]]
+"""For each skipped step those of the last computed steps before it, the newest last."""
 
 SUFFIXES = (".json", ".yaml", ".yml")
 ABOUT = ("model", "source", "about")
@@ -29,6 +32,8 @@ class Plan:
     branches: Mapping[str, Mask] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options of ``step_plan``: the predictor, and the blocks that always run."""
+    weights: Weights = field(default_factory=dict)
+    """Of a forecast that was fitted to the mask; empty where a predictor of the options foretells."""
     provenance: object = None
     """What the plan was found on, as plain data."""
 
@@ -91,13 +96,52 @@ def read_plan_file(path: Path | str, compute: int | None = None) -> Plan:
         raise ConfigError(
             f"plan: {where}: expected mappings as branches and predictor, got {dict(found)!r:.160}"
         )
+    if branches and "weights" in predictor:
+        raise ConfigError(f"plan: {where}: weights are fitted to the mask, and branches have other masks")
     blocks = {name: content.get(name, 0) for name in ("Fn_compute_blocks", "Bn_compute_blocks")}
+    mask = _digits(found.get("mask"), where)
+    fitted = predictor.get("weights")
     return Plan(
-        _digits(found.get("mask"), where),
-        {str(name): _digits(mask, f"{where}: branches: {name}") for name, mask in branches.items()},
-        {**blocks, **predictor},
+        mask,
+        {str(name): _digits(other, f"{where}: branches: {name}") for name, other in branches.items()},
+        {**blocks, **{name: value for name, value in predictor.items() if name != "weights"}},
+        {} if fitted is None else read_weights(fitted, mask, f"{where}: weights"),
         content.get("provenance"),
     )
+
+
+def read_weights(weights: object, mask: Mask, where: str = "weights") -> Weights:
+    """The weights of a forecast that was fitted to a mask.
+
+    Raises:
+        ConfigError: if a skipped step has none, another one has some, or there are not so many steps before it.
+    """
+    if not isinstance(weights, Mapping):
+        raise ConfigError(
+            f"{where}: expected a mapping from skipped steps to lists of numbers, got {weights!r:.80}"
+        )
+    found: Weights = {}
+    for key, values in weights.items():
+        step = int(key) if str(key).isdecimal() else -1
+        if not 0 <= step < len(mask) or mask[step]:
+            raise ConfigError(f"{where}: {key!r} is no step, counted from 0, that the mask skips")
+        before = sum(mask[:step])
+        numbers = isinstance(values, (list, tuple)) and all(
+            isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+            for value in values
+        )
+        if not numbers or not 1 <= len(values) <= before:
+            raise ConfigError(
+                f"{where}: step {step} has {before} computed steps before it, so that a list of 1 to {before} finite "
+                f"numbers is expected, got {values!r:.80}"
+            )
+        found[step] = tuple(float(value) for value in values)
+    without = [step for step, digit in enumerate(mask) if not digit and step not in found]
+    if without:
+        raise ConfigError(
+            f"{where}: the mask skips step {', '.join(map(str, without))}, for which there are none"
+        )
+    return found
 
 
 def resampled(mask: Sequence[int], steps: int) -> Mask:
