@@ -66,7 +66,8 @@ def plan(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="May fill the skipped steps, such as 'taylorseer 2'; several times for several. None given: six.",
+            help="May fill the skipped steps, such as 'fitted 3 0.5' or 'taylorseer 2'; several times for several. "
+            "None given: three that are fitted to the model, and four others.",
         ),
     ] = None,
     objective: Annotated[

@@ -1,6 +1,6 @@
 """``python -m dit_cache_backends.demo.quality``: what each strategy makes of a number of computed steps.
 
-Writes ``docs/quality.md`` and its plot. It takes about half an hour of one core, keeps what it has measured in a
+Writes ``docs/quality.md`` and its plot. It takes about twenty minutes of one core, keeps what it has measured in a
 folder, and goes on there when it is started again.
 """
 
@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
     """The command line; see ``--help``."""
     import torch
 
-    from dit_cache_backends.demo import quality_report, quality_rows
+    from dit_cache_backends.demo import quality_report, quality_rows, quality_schedulers
     from dit_cache_backends.terminal import quiet, readable_errors
     from dit_cache_backends.trials import Trial
 
@@ -89,7 +89,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--found-on", type=int, default=FOUND_ON, help="prompts to find plans on")
     parser.add_argument("--evaluations", type=int, default=EVALUATIONS, help="of each search")
     parser.add_argument("--segments", type=int, default=1, help="predictors whose segments are measured")
+    parser.add_argument(
+        "--conditions", type=int, help="of the table of other schedulers, only the first so many"
+    )
     given = parser.parse_args(arguments)
+    conditions = quality_schedulers.CONDITIONS[: given.conditions]
     # One thread: at this size more threads wait for each other longer than they work.
     torch.set_num_threads(1)
     quiet()
@@ -102,10 +106,14 @@ def main(arguments: list[str] | None = None) -> None:
             rows = quality_rows.rows(trial, found_on, given.folder, given.computed, advance)
             rows += quality_rows.planned_rows(plans)
             scores = quality_rows.score(trial, scored, given.folder, rows, advance)
+            few = quality_schedulers.PROMPTS
+            elsewhere = quality_schedulers.compared(
+                trial, found_on[:few], scored[:few], given.folder, advance, conditions
+            )
         except OutOfTime:
             print(f"Stopped after {given.seconds:g} seconds. Start it again to go on.", file=sys.stderr)
             raise SystemExit(3) from None
-    quality_report.write(scores, plans, len(found_on), given.report, given.plot)
+    quality_report.write(scores, plans, elsewhere, len(found_on), given.report, given.plot)
     print(f"{given.report}, {given.plot}")
 
 

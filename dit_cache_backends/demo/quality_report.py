@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dit_cache_backends.demo.quality_rows import FEWER, PLANNED, PLANNED_FN, SCM, SCM_TAYLOR, Score
+from dit_cache_backends.demo.quality_schedulers import HEADS as HEADS_ELSEWHERE
 from dit_cache_backends.demo.run import STEPS
 
 if TYPE_CHECKING:
@@ -47,7 +48,14 @@ WITHIN = 0.01
 """How much less of the prompts a plan may draw as asked than the dense run."""
 
 
-def write(scores: Sequence[Score], plans: Plans, found_on: int, report: Path, plot: Path) -> None:
+def write(
+    scores: Sequence[Score],
+    plans: Plans,
+    elsewhere: Sequence[tuple[str, ...]],
+    found_on: int,
+    report: Path,
+    plot: Path,
+) -> None:
     """Write the page and its plot."""
     from dit_cache_backends.compare.plot import front
 
@@ -59,7 +67,7 @@ def write(scores: Sequence[Score], plans: Plans, found_on: int, report: Path, pl
     plot.parent.mkdir(parents=True, exist_ok=True)
     front(families, plot, to_beat=FEWER)
     report.parent.mkdir(parents=True, exist_ok=True)
-    report.write_text(_page(scores, plans, found_on, report, plot), encoding="utf-8")
+    report.write_text(_page(scores, plans, elsewhere, found_on, report, plot), encoding="utf-8")
 
 
 def cells(score: Score) -> tuple[str, ...]:
@@ -119,7 +127,14 @@ def aims(scores: Sequence[Score]) -> list[tuple[str, ...]]:
     return found
 
 
-def _page(scores: Sequence[Score], plans: Plans, found_on: int, report: Path, plot: Path) -> str:
+def _page(
+    scores: Sequence[Score],
+    plans: Plans,
+    elsewhere: Sequence[tuple[str, ...]],
+    found_on: int,
+    report: Path,
+    plot: Path,
+) -> str:
     import torch
 
     path = Path(os.path.relpath(plot, report.parent)).as_posix()
@@ -161,7 +176,7 @@ measure of work: what else a strategy runs, such as a first block at every step,
 
 ![quality over work saved]({path})
 
-{NOTES.read_text(encoding="utf-8").strip()}
+{NOTES.read_text(encoding="utf-8").replace("{elsewhere}", _table(HEADS_ELSEWHERE, elsewhere)).strip()}
 
 {tables}
 

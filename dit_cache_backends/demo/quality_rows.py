@@ -194,9 +194,8 @@ def _calibration(trial: Trial, prompts: Sequence[Prompt], folder: Path, advance:
 
 
 def _work(trial: Trial, prompts: Sequence[Prompt], path: Path) -> Work:
-    from dit_cache_backends.planning.rehearsal import prompts_fingerprint
     from dit_cache_backends.planning.work import Work
-    from dit_cache_backends.trials import provenance
+    from dit_cache_backends.trials import prompts_fingerprint, provenance
 
     known = {k: v for k, v in provenance(trial.pipeline).to_dict().items() if k != "versions"}
     return Work(path, {**known, "prompts": prompts_fingerprint(prompts)})

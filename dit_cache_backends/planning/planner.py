@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dit_cache_backends.errors import ConfigError
-from dit_cache_backends.planning.candidates import FITTED, Candidate, Mask, Quality
+from dit_cache_backends.planning.candidates import Candidate, Mask, Quality
 from dit_cache_backends.planning.forecast import fitted_weights, foreseen
 from dit_cache_backends.planning.foresight import foreseen_starts
 from dit_cache_backends.planning.gram import Gram
@@ -15,18 +15,17 @@ from dit_cache_backends.planning.minimax import minimax_path
 from dit_cache_backends.planning.plan_search import PlanSearch
 from dit_cache_backends.planning.plans import Plan, Plans
 from dit_cache_backends.planning.pursuit import pursue
-from dit_cache_backends.planning.rehearsal import Rehearsal, prompts_fingerprint
+from dit_cache_backends.planning.rehearsal import Rehearsal
+from dit_cache_backends.planning.segments import SHARE, Segments, Table
 from dit_cache_backends.planning.starts import starting_masks
 from dit_cache_backends.planning.work import Work
-from dit_cache_backends.trials import provenance
+from dit_cache_backends.trials import prompts_fingerprint, provenance
 
 if TYPE_CHECKING:
     from dit_cache_backends.trials import Prompt, Trial
 
 __all__ = ["Planner"]
 
-SEGMENTS_SHARE = 0.25
-"""Part of the time after which no further predictor's segments are measured."""
 SEGMENTS_ON = 2
 """Prompts on which segments are measured: there are many of them, and they only say where to begin."""
 LOOK = 4
@@ -110,7 +109,7 @@ class Planner:
         )
         self._found_on: dict[Candidate, Quality] = {}
         self._ranks: dict[Candidate, float] = {}
-        self._gram: Gram
+        self._known_gram: Gram | None = None
 
     def plan(self, compute: Sequence[int], advance: Advance = lambda what, part: None) -> Plans:
         """The best plan that was found for each number of computed steps.
@@ -128,21 +127,20 @@ class Planner:
         self._ranks.clear()
         advance("recording the dense run", 0.0)
         shape = self.rehearsal.shape()
-        self._gram = self.rehearsal.gram()
         forced = {
             *range(min(search.first, shape.steps)),
             *range(max(shape.steps - search.last, 0), shape.steps),
             *shape.begins,
         }
         self._refuse(compute, shape.steps, forced)
-        tables = self._segments(shape.steps, forced, advance)
+        tables = Segments(self._segmented, self._work, search).tables(shape.steps, forced, advance)
         begun = self._work.seconds
         left = None if search.seconds is None else max(search.seconds - begun, 0.0)
         done: list[Plan] = []
         for number, computed in enumerate(compute):
             until = None if left is None else begun + left * (number + 1) / len(compute)
-            begin = SEGMENTS_SHARE + (1 - SEGMENTS_SHARE) * number / len(compute)
-            share = (1 - SEGMENTS_SHARE) / len(compute)
+            begin = SHARE + (1 - SHARE) * number / len(compute)
+            share = (1 - SHARE) / len(compute)
 
             def part_done(what: str, part: float, begin: float = begin, share: float = share) -> None:
                 advance(what, begin + share * part)
@@ -165,48 +163,25 @@ class Planner:
         }
         return Plans(done, shape.steps, search.front, search.back, self._provenance, about)
 
-    def segment(self, first: int, second: int, steps: int, predictor: str) -> float:
-        """The mean error where only the steps between two computed ones are skipped; of the first prompts."""
-        mask = tuple(int(not first < step < second) for step in range(steps))
-        errors = self._work.numbers(
-            f"segment {predictor} {first}-{second}",
-            lambda: self._segmented.errors(Candidate(mask, predictor)),
-        )
-        return sum(errors) / len(errors)
+    def quality(self, candidate: Candidate, rehearsal: Rehearsal | None = None) -> Quality:
+        """How near runs of a candidate come to the dense ones.
 
-    def _segments(
-        self, steps: int, forced: set[int], advance: Advance
-    ) -> dict[str, dict[tuple[int, int], float]]:
-        """By predictor the error of each segment that a plan may have, as far as the time goes."""
-        search = self.search
-        limit = None if search.seconds is None else search.seconds * SEGMENTS_SHARE
-        pairs = [
-            (first, second)
-            for first in range(steps - 1)
-            for second in range(first + 2, min(first + search.max_skip + 1, steps - 1) + 1)
-            if not any(first < step < second for step in forced)
-        ]
-        tables: dict[str, dict[tuple[int, int], float]] = {}
-        unfitted = [predictor for predictor in search.predictors if predictor not in FITTED]
-        for number, predictor in enumerate(unfitted):
-            if search.segments is not None and number >= search.segments:
-                break
-            table: dict[tuple[int, int], float] = {}
-            for pair in pairs:
-                if limit is not None and self._work.seconds >= limit:
-                    return tables
-                table[pair] = self.segment(*pair, steps, predictor)
-                part = len(table) / len(pairs) if limit is None else self._work.seconds / limit
-                advance(f"segments, {predictor}", SEGMENTS_SHARE * min(part, 1.0))
-            tables[predictor] = table
-        return tables
+        Args:
+            candidate: a fitted one has the weights that were fitted on the prompts that plans are found on.
+            rehearsal: ``self.held_out`` for the held-out prompts; the others unless given.
+        """
+        rehearsal = rehearsal or self.rehearsal
+        weights = fitted_weights(self._gram, candidate)
+        which = "held out" if rehearsal is self.held_out else "found on"
+        name = f"{which} {candidate.predictor} {candidate.digits}"
+        return Quality.of(self._work.numbers(name, lambda: rehearsal.errors(candidate, weights)))
 
     def _plan(
         self,
         computed: int,
         steps: int,
         forced: set[int],
-        tables: dict[str, dict[tuple[int, int], float]],
+        tables: dict[str, Table],
         until: float | None,
         advance: Advance,
     ) -> Plan:
@@ -222,7 +197,7 @@ class Planner:
 
         def evaluate(candidate: Candidate) -> Quality:
             if candidate not in self._found_on:
-                self._found_on[candidate] = self._quality(candidate)
+                self._found_on[candidate] = self.quality(candidate)
                 parts = [0.0]
                 if until is not None and until > begun_seconds:
                     parts.append((work.seconds - begun_seconds) / (until - begun_seconds))
@@ -246,7 +221,7 @@ class Planner:
         held_out = fewer_held_out = None
         if self.held_out is not None:
             advance(f"{what}, on held-out prompts", 1.0)
-            held_out = self._quality(best, self.held_out)
+            held_out = self.quality(best, self.held_out)
             _, fewer_held_out = self._fewer(self.held_out, computed)
         return Plan(
             best,
@@ -261,7 +236,7 @@ class Planner:
         )
 
     def _starts(
-        self, computed: int, steps: int, forced: set[int], tables: dict[str, dict[tuple[int, int], float]]
+        self, computed: int, steps: int, forced: set[int], tables: dict[str, Table]
     ) -> dict[str, Mask]:
         """Masks to begin with by where they come from."""
         search = self.search
@@ -278,12 +253,12 @@ class Planner:
             )
         return starts
 
-    def _quality(self, candidate: Candidate, rehearsal: Rehearsal | None = None) -> Quality:
-        rehearsal = rehearsal or self.rehearsal
-        weights = fitted_weights(self._gram, candidate)
-        which = "held out" if rehearsal is self.held_out else "found on"
-        name = f"{which} {candidate.predictor} {candidate.digits}"
-        return Quality.of(self._work.numbers(name, lambda: rehearsal.errors(candidate, weights)))
+    @property
+    def _gram(self) -> Gram:
+        """What fitted forecasts are made of; draws the dense runs where they have not been."""
+        if self._known_gram is None:
+            self._known_gram = self.rehearsal.gram()
+        return self._known_gram
 
     def _foreseen(self, candidate: Candidate) -> float:
         """What is foreseen of a candidate, without drawing it."""
@@ -294,7 +269,7 @@ class Planner:
     def _first_look(self, candidate: Candidate) -> Quality:
         """Of a few prompts alone, where there are more."""
         if self._look is self.rehearsal:
-            return self._quality(candidate)
+            return self.quality(candidate)
         name = f"first {candidate.predictor} {candidate.digits}"
         weights = fitted_weights(self._gram, candidate)
         return Quality.of(self._work.numbers(name, lambda: self._look.errors(candidate, weights)))

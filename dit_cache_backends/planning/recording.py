@@ -1,4 +1,4 @@
-"""The dense run, recorded once, and given out again for the steps before the first one that is skipped."""
+"""The dense run, recorded once."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dit_cache_backends.backend import SpanBackend
-from dit_cache_backends.calibrators import CalibratorOptions, Fitted, make_calibrator
-from dit_cache_backends.calibrators.fitted import Weights
+from dit_cache_backends.calibrators import CalibratorOptions
 from dit_cache_backends.config import option
 from dit_cache_backends.engine.clock import Step
 from dit_cache_backends.engine.gates import Decision, Gate, Place, Probe
@@ -22,7 +21,16 @@ from dit_cache_backends.engine.predictors import Predictor
 from dit_cache_backends.engine.spans import Span, Stream
 from dit_cache_backends.errors import ConfigError
 
-__all__ = ["Recorder", "Recording", "Replay", "front_and_back"]
+__all__ = [
+    "PlaceKey",
+    "Recorder",
+    "Recording",
+    "RehearsalBackend",
+    "device_of",
+    "forwards",
+    "front_and_back",
+    "moved",
+]
 
 PlaceKey = tuple[str, str, int, str, int]
 """Transformer, stack, first block of the span, branch, and how often the span was entered before in one forward."""
@@ -75,7 +83,7 @@ def front_and_back(config: Any, depth: int) -> list[Span]:
     return [Span(front, depth - back)]
 
 
-class _Rehearsal(SpanBackend):
+class RehearsalBackend(SpanBackend):
     """What recording and replaying share. Its gates learn what the predictors of their span were shown."""
 
     Config = RehearsalConfig
@@ -98,7 +106,7 @@ class _Rehearsal(SpanBackend):
         return (*where, self._entered[where] - 1)
 
 
-class Recorder(_Rehearsal):
+class Recorder(RehearsalBackend):
     """Runs everything and records it."""
 
     name = "plan_recorder"
@@ -128,7 +136,7 @@ class Recorder(_Rehearsal):
             self.recording.outputs[name].append((self.at, moved(out, "cpu")))
             return out
 
-        with _forwards(transformers, call):
+        with forwards(transformers, call):
             yield
 
 
@@ -170,112 +178,8 @@ class _RecordingPredictor(Predictor):
         raise RuntimeError("a run that is recorded skips nothing")
 
 
-class Replay(_Rehearsal):
-    """Runs a mask. Before step ``live`` the recorded outputs stand in for the transformer; all of those must compute.
-
-    The scheduler sees the same outputs and the predictors are shown the same values as in a run that computes them, so
-    the result is the same to the last bit.
-    """
-
-    name = "plan_replay"
-
-    def __init__(
-        self,
-        config: Any,
-        recording: Recording,
-        mask: Sequence[int],
-        live: int = 0,
-        weights: Weights | None = None,
-    ) -> None:
-        super().__init__(config)
-        if not all(mask[:live]):
-            raise ValueError(
-                f"the steps before {live} are given out as recorded, so that none can be skipped"
-            )
-        self.recording = recording
-        self.mask = mask
-        self.live = live
-        self._weights = weights
-        self._observed = max((step for step in range(len(mask)) if not mask[step]), default=-1)
-
-    def gate(self, place: Place) -> Gate:
-        return _ReplayGate(self, self.key(place))
-
-    def predictor(self, stream: Stream) -> Predictor:
-        weights = self._weights
-        made = _Primed(Fitted(weights, self.mask) if weights else make_calibrator(self.config, stream))
-        self.made.append(made)
-        return made
-
-    def needed(self, step: Step) -> bool:
-        """Whether something is skipped after ``step``."""
-        return step.run_index < self._observed
-
-    @contextmanager
-    def around(self, transformers: Mapping[str, nn.Module]) -> Iterator[None]:
-        """Give out what was recorded."""
-        calls: Counter[str] = Counter()
-
-        def call(name: str, run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            recorded = self.recording.outputs.get(name, [])
-            number = calls[name]
-            calls[name] += 1
-            step, out = recorded[number] if number < len(recorded) else (None, None)
-            if step is None or step >= self.live:
-                return run(*args, **kwargs)
-            return moved(out, _device(args, kwargs))
-
-        with _forwards(transformers, call):
-            yield
-
-
-class _ReplayGate(Gate):
-    def __init__(self, replay: Replay, key: PlaceKey) -> None:
-        self._replay = replay
-        self._key = key
-
-    def should_run(self, step: Step, probe: Probe) -> Decision:
-        return Decision(bool(self._replay.mask[step.run_index]), store=self._replay.needed(step))
-
-    def observe(self, step: Step, probe: Probe, decision: Decision) -> None:
-        replay = self._replay
-        if not replay.made:
-            return
-        main = probe.streams[0]
-        device = torch.device("cpu") if main is None else main.device
-        history = replay.recording.history.get(self._key, [])
-        before = [(at, shown) for at, shown in history if at.run_index < replay.live]
-        for number, predictor in enumerate(replay.made):
-            if isinstance(predictor, _Primed):
-                predictor.prime([(at, shown[number].to(device)) for at, shown in before if number in shown])
-        replay.made.clear()
-
-
-class _Primed(Predictor):
-    """A predictor that is shown what was recorded before it is shown anything else."""
-
-    def __init__(self, inner: Predictor) -> None:
-        self._inner = inner
-        self.of = inner.of
-        self._waiting: list[tuple[Step, Tensor]] | None = []
-
-    def observe(self, step: Step, value: Tensor) -> None:
-        if self._waiting is None:
-            self._inner.observe(step, value)
-        else:
-            self._waiting.append((step, value))
-
-    def prime(self, recorded: Sequence[tuple[Step, Tensor]]) -> None:
-        waiting, self._waiting = self._waiting or [], None
-        for step, value in (*recorded, *waiting):
-            self._inner.observe(step, value)
-
-    def predict(self, step: Step) -> Tensor:
-        return self._inner.predict(step)
-
-
 @contextmanager
-def _forwards(transformers: Mapping[str, nn.Module], call: Callable[..., Any]) -> Iterator[None]:
+def forwards(transformers: Mapping[str, nn.Module], call: Callable[..., Any]) -> Iterator[None]:
     """Have ``call(name, run, ...)`` stand in for each transformer's ``forward``, inside whatever wraps its call."""
     own: list[tuple[nn.Module, Any]] = []
     try:
@@ -302,7 +206,8 @@ def moved(thing: Any, device: torch.device | str) -> Any:
     return thing
 
 
-def _device(args: Sequence[Any], kwargs: Mapping[str, Any]) -> torch.device:
+def device_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> torch.device:
+    """Where the first tensor among the arguments of a call lies."""
     for value in (*args, *kwargs.values()):
         if isinstance(value, Tensor):
             return value.device

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -17,13 +16,14 @@ from dit_cache_backends.hosts.calls import arguments_of, pictures_of
 from dit_cache_backends.planning.candidates import FITTED, PREDICTORS, Candidate
 from dit_cache_backends.planning.forecast import fitted_weights
 from dit_cache_backends.planning.gram import Gram, first_tensor, gram_of
-from dit_cache_backends.planning.recording import Recorder, Recording, Replay
+from dit_cache_backends.planning.recording import Recorder, Recording
+from dit_cache_backends.planning.replay import Replay
 
 if TYPE_CHECKING:
     from dit_cache_backends.calibrators.fitted import Weights
     from dit_cache_backends.trials import Prompt, Trial
 
-__all__ = ["Rehearsal", "Shape", "prompts_fingerprint"]
+__all__ = ["Rehearsal", "Shape"]
 
 
 class Rehearsal:
@@ -267,23 +267,6 @@ class Shape:
         """Steps of a mask."""
         self.begins = begins
         """Steps at which a transformer begins, which has nothing to skip with then."""
-
-
-def prompts_fingerprint(prompts: Sequence[Prompt]) -> str:
-    """Of the texts, seeds and further arguments."""
-    digest = hashlib.sha256()
-    for prompt in prompts:
-        digest.update(f"{prompt.text}\0{prompt.seed}\0".encode())
-        for name, value in sorted(prompt.call.items()):
-            digest.update(f"{name}={_text(value)}\0".encode())
-    return digest.hexdigest()[:16]
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, Tensor):
-        data = value.detach().to("cpu", torch.float32).contiguous().numpy().tobytes()
-        return f"{tuple(value.shape)} {hashlib.sha256(data).hexdigest()[:16]}"
-    return repr(value)
 
 
 @contextmanager

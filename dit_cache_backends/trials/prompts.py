@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
+from torch import Tensor
 
 from dit_cache_backends.errors import ConfigError
 
@@ -74,3 +77,20 @@ def _prompt(item: object, number: int, seed: int, path: Path) -> Prompt:
         own,
         {str(name): value for name, value in item.items() if name not in ("prompt", "seed")},
     )
+
+
+def prompts_fingerprint(prompts: Sequence[Prompt]) -> str:
+    """Of the texts, seeds and further arguments."""
+    digest = hashlib.sha256()
+    for prompt in prompts:
+        digest.update(f"{prompt.text}\0{prompt.seed}\0".encode())
+        for name, value in sorted(prompt.call.items()):
+            digest.update(f"{name}={_text(value)}\0".encode())
+    return digest.hexdigest()[:16]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Tensor):
+        data = value.detach().to("cpu", torch.float32).contiguous().numpy().tobytes()
+        return f"{tuple(value.shape)} {hashlib.sha256(data).hexdigest()[:16]}"
+    return repr(value)

@@ -72,7 +72,9 @@ def test_where_the_outputs_do_not_explain_the_latents_all_count_alike(wrong: str
 
 
 @pytest.mark.parametrize("scale", [1.5, 3.0])
-def test_the_guidance_of_a_pipeline_is_read_off_its_run(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_guidance_of_a_pipeline_is_read_off_its_run(
+    scale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[np.ndarray] = []
 
     def watched(latents: list[Tensor], outputs: list[list[Tensor]]) -> object:

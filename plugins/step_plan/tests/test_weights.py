@@ -79,7 +79,10 @@ def test_a_run_of_another_length_takes_the_line_instead() -> None:
         ({**WEIGHTS, "3": [1.0]}, "'3' is no step, counted from 0, that the mask skips"),
         ({**WEIGHTS, "first": [1.0]}, "'first' is no step"),
         ({**WEIGHTS, "9": [1.0]}, "'9' is no step"),
-        ({**WEIGHTS, "2": [0.1, 0.2, 0.7]}, "step 2 has 2 computed steps before it, so that a list of 1 to 2"),
+        (
+            {**WEIGHTS, "2": [0.1, 0.2, 0.7]},
+            "step 2 has 2 computed steps before it, so that a list of 1 to 2",
+        ),
         ({**WEIGHTS, "2": []}, "step 2 has 2 computed steps"),
         ({**WEIGHTS, "2": [float("nan")]}, "finite numbers is expected"),
         ({**WEIGHTS, "2": ["a"]}, "finite numbers is expected"),
@@ -136,5 +139,7 @@ def test_weights_belong_to_the_mask_and_not_to_those_of_branches(tmp_path: Path)
 
 
 def test_a_mapping_is_expected() -> None:
-    with pytest.raises(ConfigError, match=r"weights: expected a mapping from skipped steps to lists of numbers"):
+    with pytest.raises(
+        ConfigError, match=r"weights: expected a mapping from skipped steps to lists of numbers"
+    ):
         read_weights([1.0], (1, 0, 1))
