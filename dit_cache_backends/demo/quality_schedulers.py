@@ -21,7 +21,7 @@ Advance = Callable[[str, float], None]
 
 PROMPTS = 6
 """Prompts that are scored, and as many others that plans are found on."""
-EVALUATIONS = 8
+EVALUATIONS = 20
 """Runs of all prompts in the search of one plan, not more."""
 
 EVEN: tuple[tuple[str, int, str], ...] = (

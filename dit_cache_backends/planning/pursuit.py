@@ -10,8 +10,10 @@ from dit_cache_backends.planning.climb import climb
 
 __all__ = ["pursue"]
 
-TRIED = 2
-"""Predictors with which every start is looked at; the others are tried with the best starts."""
+TRIED = 3
+"""Predictors with which the starts are looked at; the others are tried with the best starts."""
+LOOKS = 12
+"""Of the starts with those predictors, looked at in the order of what is foreseen of them."""
 CLIMBED = 3
 """Starts from which the search sets out in turn."""
 TOLERANCE = 0.5
@@ -55,8 +57,9 @@ def pursue(
         first = {each.mask: each for each in reversed(ranked)}
         return [each for each in ranked if first[each.mask] is each]
 
-    for mask in starts.values():
-        look(mask, predictors[:TRIED])
+    first = [Candidate(mask, name) for mask in starts.values() for name in predictors[:TRIED]]
+    for candidate in sorted(first, key=rank, reverse=True)[:LOOKS]:
+        look(candidate.mask, [candidate.predictor])
     for candidate in best_of_each()[:CLIMBED]:
         look(candidate.mask, predictors[TRIED:])
     found = best_of_each()[:CLIMBED]

@@ -42,7 +42,8 @@ def planned(
 
     if BACKEND not in installed_names():
         raise ConfigError(f"planned: {BACKEND}, which runs plans, is not installed")
-    search = PlanSearch(seconds=seconds)
+    # The time is short, and where to begin is foreseen.
+    search = PlanSearch(seconds=seconds, segments=0)
     planner = Planner(trial, prompts, steps=steps, search=search, work=work)
     wanted = sorted(set(computed), reverse=True)
     while True:

@@ -107,3 +107,50 @@ def test_the_worst_prompt_counts_as_much_as_the_mean() -> None:
     assert Quality(33.0, 20.0).rank > Quality(30.0, 22.0).rank
     assert Quality.of([0.1, 0.01]) == Quality(30.0, 20.0)
     assert Quality.of([0.0, float("nan")]).worst < Quality.of([10.0]).worst
+
+
+@settings(max_examples=50, deadline=None)
+@given(starts(), st.lists(st.floats(0, 4), min_size=STEPS, max_size=STEPS), st.integers(0, 99))
+def test_what_is_foreseen_to_be_best_is_tried_first(
+    start: tuple[Candidate, set[int], int], weights: list[float], seed: int
+) -> None:
+    candidate, forced, max_skip = start
+
+    def rank(each: Candidate) -> float:
+        return quality(each, weights).rank
+
+    blind = list(neighbours(candidate, forced, PREDICTORS, max_skip, random.Random(seed)))
+    found = list(neighbours(candidate, forced, PREDICTORS, max_skip, random.Random(seed), rank))
+    assert set(found) == set(blind)
+    assert [rank(each) for each in found] == sorted(map(rank, found), reverse=True)
+
+
+def test_a_search_that_foresees_the_truth_needs_fewer_looks() -> None:
+    weights = [9.0, 1.0, 5.0, 0.5, 3.0, 0.2, 7.0, 0.1, 2.0, 9.0]
+    start = Candidate((1, 1, 0, 1, 0, 1, 0, 0, 0, 1), "reuse")
+    best = Candidate((1, 0, 1, 0, 1, 0, 1, 0, 0, 1), "taylorseer 1")
+
+    def looks(rank: Callable[[Candidate], float]) -> float:
+        needed = []
+        for seed in range(8):
+            seen: list[Candidate] = []
+
+            def evaluate(each: Candidate, seen: list[Candidate] = seen) -> Quality:
+                seen.append(each)
+                return quality(each, weights)
+
+            climb(
+                [start],
+                evaluate,
+                lambda one, than: True,
+                lambda: True,
+                {0, STEPS - 1},
+                PREDICTORS,
+                STEPS,
+                random.Random(seed),
+                rank,
+            )
+            needed.append(len(set(seen[: seen.index(best)])))
+        return sum(needed) / len(needed)
+
+    assert looks(lambda each: quality(each, weights).rank) < 0.5 * looks(lambda _: 0.0)
