@@ -7,6 +7,8 @@ decided, and by which numbers, stays outside (``compiled_call.py``). One graph i
 * ``dense``: every block runs.
 * ``probe``: the span is skipped, and hands out what was predicted. It gives out what the gate looks at, so it serves
   where the span may have to run, too.
+* ``skip``: the span is known to be skipped, and so is every other. Nothing is given out that only its running would
+  need, so the compiler leaves out what nobody reads: of FLUX's first block the text half of its last projections.
 * ``run``: what the blocks before the span gave in ``probe`` is handed out; the span and what follows run.
 * ``replay``: an earlier graph of this forward went through the stack; its last block hands out what it gave then.
 * ``plain``: as if no backend were enabled.
@@ -16,6 +18,7 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
@@ -33,6 +36,8 @@ class Track:
         """Whether the thread at hand is the one that the mode is for. Asked only where nothing is traced."""
         self.clones = False
         """Somebody writes into the streams later on, so what is given out is a copy."""
+        self.followed = True
+        """The model calls another stack behind it, so that what it gives may be wanted again."""
         self.kinds: tuple[str, ...] = ()
         """What the skipped span does to each stream, as in ``residuals``; ``output`` where that itself is predicted."""
         self.values: tuple[Any, ...] = ()
@@ -41,7 +46,7 @@ class Track:
         self.front: dict[int, Any] = {}
         """What each block before the span gave."""
         self.out: Any = None
-        """What the last block of the stack gave."""
+        """What the last block of the stack gave, where it is followed."""
         self.begin()
 
     def begin(self) -> None:
@@ -55,12 +60,15 @@ class Track:
         """The streams at the entry of the span, and the arguments of its first block."""
         self.args: tuple[Any, ...] = ()
         self.kwargs: dict[str, Any] = {}
+        self.forms: tuple[Any, ...] | None = None
+        """In place of the streams at the entry of a span that is known to be skipped: what shape and type they have."""
         self.result: tuple[Any, ...] | None = None
+        """What the span hands out, from its entry to its exit."""
         self.exit: tuple[Any, ...] | None = None
 
     def end(self) -> None:
         """After each graph: the engine's ordinary way again, and what only the graph needed is let go of."""
-        self.mode, self.values, self.result = "", (), None
+        self.mode, self.values = "", ()
 
     def clear(self) -> None:
         """After a forward: hold nothing."""
@@ -122,26 +130,30 @@ def _make(place: Place, run: Any, aside: Any) -> Any:
             return aside(self, run, args, kwargs)
         if mode == "plain":
             return run(self, *args, **kwargs)
-        if first and track.called & bit:
+        if (first or exits) and track.called & bit:
             track.twice = True
         track.called = track.called | bit
         if mode == "replay":
             return track.out if last else handed_on(hands, bare, args, kwargs)
-        if track.entry is None:
+        if track.entry is None and mode != "skip":
             track.entry = kept(track, read(slots, args, kwargs))
         if front and mode == "run":
             return track.front[index]
         if enters:
             streams = read(slots, args, kwargs)
-            track.entered = kept(track, streams)
-            track.args, track.kwargs = args, kwargs
-            if mode == "probe":
+            if mode == "skip":
+                track.forms = forms(streams)
+            else:
+                track.entered = kept(track, streams)
+                track.args, track.kwargs = args, kwargs
+            if mode in ("probe", "skip"):
                 track.result = predicted(track, streams)
-        if inside and mode == "probe" and track.entered is not None:
+        if inside and track.result is not None:
             if not exits:
                 return handed_on(hands, bare, args, kwargs)
             out = given(order, bare, track.result)
-            if last:
+            track.result = None  # Else the graph would have to give it out.
+            if last and track.followed and mode != "skip":
                 track.out = owned(track, out)
             return out
         out = run(self, *args, **kwargs)
@@ -149,7 +161,7 @@ def _make(place: Place, run: Any, aside: Any) -> Any:
             track.front[index] = owned(track, out)
         if exits and track.entered is not None:
             track.exit = kept(track, left(order, bare, out, track.entered))
-        if last:
+        if last and track.followed and mode != "skip":
             track.out = owned(track, out)
         return out
 
@@ -161,6 +173,18 @@ def read(
 ) -> tuple[Any, ...]:
     """The arguments of those positions and names."""
     return tuple([args[position] if position < len(args) else kwargs.get(name) for position, name in slots])
+
+
+def forms(streams: tuple[Any, ...]) -> tuple[Any, ...]:
+    """For each stream an empty tensor of its type, and of its shape behind a 0: no number that a graph could freeze.
+
+    Made without the stream, as a compiler may else take it to be needed.
+    """
+    return tuple([None if stream is None else _form(stream) for stream in streams])
+
+
+def _form(stream: Tensor) -> Tensor:
+    return torch.empty((0, *stream.shape), dtype=stream.dtype, device=stream.device)
 
 
 def handed_on(
@@ -218,5 +242,5 @@ def predicted(track: Track, streams: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(result)
 
 
-for _function in (read, handed_on, given, left, kept, owned, predicted):
+for _function in (read, forms, _form, handed_on, given, left, kept, owned, predicted):
     skip_frames(_function)

@@ -2,23 +2,24 @@
 
 A skipped step is one graph, a computed one too if that is known before any tensor is seen; else a first graph skips and
 shows what the gate looks at, and a second one runs the span. With several stacks it is up to one more for each.
-``compiled_blocks`` has the ways through the blocks.
+A step in which all is known to be skipped is a graph that shows nothing. ``compiled_blocks`` has the ways through the
+blocks, ``compiled_stacks`` how one is chosen.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
-
-from torch import Tensor
 
 from dit_cache_backends.engine.call import Call, Frame
 from dit_cache_backends.engine.clock import Step
 from dit_cache_backends.engine.compiled_blocks import Track
+from dit_cache_backends.engine.compiled_stacks import Blind, Stand, blindly, predict, signature_of
 from dit_cache_backends.engine.gates import Probe
 from dit_cache_backends.engine.plan import Site
-from dit_cache_backends.engine.residuals import ABSENT, SAME, SUM, store
+from dit_cache_backends.engine.residuals import store
 from dit_cache_backends.engine.sessions import Session, Slot, SlotKey
-from dit_cache_backends.engine.visit import StackState, Visit
+from dit_cache_backends.engine.spans import Streams
+from dit_cache_backends.engine.visit import Visit
 from dit_cache_backends.errors import CompileError
 
 if TYPE_CHECKING:
@@ -32,59 +33,14 @@ _TWICE = (
 )
 
 
-class _Looked(BaseException):
-    """A gate asked for what is not there yet. No Exception, so that no gate takes it for a fault of its own."""
-
-
 class NotesLost(Exception):
     """What the traced blocks noted did not come out of the graph."""
-
-
-class _Blind(Probe):
-    """A probe before the forward: a gate that answers without a look at any tensor is known to."""
-
-    __slots__ = ()
-
-    def __init__(self, argument: Callable[[str], Any]) -> None:
-        self.argument = argument
-        self._notes, self.measured, self._look_ahead = None, None, None
-
-    def __getattr__(self, name: str) -> Any:
-        raise _Looked
-
-    @property
-    def change(self) -> Tensor:
-        raise _Looked
-
-
-@dataclass(slots=True)
-class _Stand:
-    """A stack in this forward."""
-
-    state: StackState
-    track: Track
-    enters: Site | None
-    """The block that its span begins with, and the one that it ends with; None without a span."""
-    exits: Site | None
-    slot: Slot | None
-    mode: str = "dense"
-    visit: Visit | None = None
-    probe: Any = None
-    """What its gate was asked with."""
-    called: int = 0
-
-    def lost(self) -> bool:
-        """Whether the end of a span that ran was called, and what it gave did not come out of the graph."""
-        track, exits = self.track, self.exits
-        if exits is None or track.entered is None or self.mode not in ("dense", "run"):
-            return False
-        return track.exit is None and bool(track.called & exits.bit)
 
 
 class WholeCall(Call):
     """Makes one forward in graphs, and keeps the engine's books beside them."""
 
-    __slots__ = ("_fits", "_region", "_retired", "_stands", "_whole")
+    __slots__ = ("_arguments", "_fits", "_region", "_retired", "_stands", "_sure", "_whole")
 
     def __init__(
         self,
@@ -101,13 +57,17 @@ class WholeCall(Call):
         self._whole = region.whole
         self._retired = retired
         """Of a branch where nothing will be skipped any more: why, by the number of the stack."""
-        self._stands: list[_Stand] = []
+        self._stands: list[Stand] = []
+        self._arguments: tuple[tuple[Any, ...], dict[str, Any]] = (), {}
         self._fits = True
         """Nothing speaks against skipping what is known to be skipped."""
+        self._sure = True
+        """What was known beforehand was right so far."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Stand in for the transformer's own ``__call__``."""
         graphs = self._region.graphs
+        self._arguments = args, kwargs
         with graphs.running():
             self._stands = [self._stand(number) for number in graphs.order]
             settled = 0
@@ -126,14 +86,19 @@ class WholeCall(Call):
                 if settled == len(self._stands):
                     return out
                 for stand in self._stands[:settled]:
-                    stand.mode = "replay"
+                    if stand.mode != "skip":  # which keeps nothing to be handed out again
+                        stand.mode = "replay"
 
     def _give_up(self, settled: int) -> bool:
         """After an error: whether streams may have come in that do not fit what was predicted. Then nothing is skipped.
 
         Their shapes may depend on what is in the arguments. In a dense graph that is seen, or the error comes again.
         """
-        guessed = [stand for stand in self._stands[settled:] if stand.mode == "probe" and stand.visit is None]
+        guessed = [
+            stand
+            for stand in self._stands[settled:]
+            if stand.mode in ("probe", "skip") and stand.visit is None
+        ]
         self._fits = False
         return bool(guessed)
 
@@ -182,12 +147,9 @@ class WholeCall(Call):
         visits = [stand.visit for stand in self._stands if stand.visit is not None]
         if len(visits) < spans or any(visit.decision.store for visit in visits):
             return None
-        return {
-            number: stand.state.row.reason
-            for number, stand in zip(self._region.graphs.order, self._stands, strict=True)
-        }
+        return {stand.number: stand.state.row.reason for stand in self._stands}
 
-    def _stand(self, number: int) -> _Stand:
+    def _stand(self, number: int) -> Stand:
         whole = self._whole
         plan = whole.plans[number]
         state = self._begin_stack(plan)
@@ -195,24 +157,25 @@ class WholeCall(Call):
         if self._retired is not None:
             state.row.reason = self._retired.get(number, "")
         if self._retired is not None or not plan.spans:
-            return _Stand(state, track, None, None, None)
+            return Stand(number, state, track, None, None, None)
         key = SlotKey(self._name, plan.first_span, self._step.branch, 0)
         slot = self._session.slots.get(key) or self._new_slot(key, plan, 0)
         slot.last_step = self._step.run_index
-        return _Stand(state, track, *whole.ends[number], slot)
+        return Stand(number, state, track, *whole.ends[number], slot)
 
     def _choose(self, settled: int) -> None:
         """A way through each stack that is not settled. A guess: what comes out is only used where it was right."""
-        before = "dense"
-        for stand in self._stands[settled:]:
+        open_stands, before = self._stands[settled:], "dense"
+        for stand in open_stands:
             if stand.slot is not None and stand.visit is None:
-                # Behind a stack that may be skipped, gates may follow it, and cannot be asked before it is decided.
-                stand.mode = (
-                    "probe" if before == "probe" and self._ready(stand.slot) else self._guess(stand.slot)
-                )
+                ready = self._ready(stand.slot)
+                looks = stand.number in self._whole.looking or not self._sure
+                stand.mode = stand.guess(self._step, self._argument, before, looks) if ready else "dense"
             before = stand.mode
-            if stand.mode == "probe" and stand.slot is not None:
-                self._predict(stand.track, stand.slot)
+        if any(stand.mode != "skip" for stand in open_stands if stand.slot is not None):
+            for stand in open_stands:  # Another graph may follow, and want what this one gives.
+                stand.mode = "probe" if stand.mode == "skip" else stand.mode
+        self._predict()
 
     def _ready(self, slot: Slot) -> bool:
         """Whether there is something to skip with, for streams such as these."""
@@ -223,65 +186,76 @@ class WholeCall(Call):
             and slot.shapes == self._region.shapes
         )
 
-    def _guess(self, slot: Slot) -> str:
-        if not self._ready(slot):
-            return "dense"
-        try:
-            return "dense" if slot.gate.should_run(self._step, _Blind(self._argument)) else "probe"
-        except _Looked:
-            return "probe"
+    def _predict(self) -> None:
+        for stand in self._stands:
+            if stand.mode in ("probe", "skip") and stand.slot is not None:
+                predict(stand.track, stand.slot, self._step)
 
-    def _predict(self, track: Track, slot: Slot) -> None:
-        kinds: list[str] = []
-        values: list[Tensor | None] = []
-        for kind, predictor in zip(slot.kinds, slot.predictors, strict=True):
-            if kind == SUM and predictor is not None:
-                kinds.append("output" if predictor.of == "output" else SUM)
-                values.append(predictor.predict(self._step))
-            else:
-                kinds.append(kind if kind == ABSENT else SAME)
-                values.append(None)
-        track.kinds, track.values, track.dtypes = tuple(kinds), tuple(values), slot.dtypes
-
-    def _settle(self, stand: _Stand) -> bool:
+    def _settle(self, stand: Stand) -> bool:
         """Decide on a stack and keep its books, if the graph went the way that was decided; else it goes it next."""
         track = stand.track
         if track.twice:
             raise CompileError(_TWICE.format(name=self._name))
         stand.called = track.called
-        if stand.slot is None or stand.enters is None or stand.exits is None or track.entered is None:
-            return True  # no span, or the model does not call the block that it begins with
-        visit = stand.visit or self._visit(stand, stand.slot, stand.enters, track.entered)
-        stand.visit = visit
-        visit.called = track.called & self._whole.spans[stand.enters.plan.number]
+        slot, enters, exits = stand.slot, stand.enters, stand.exits
+        if slot is None or enters is None or exits is None:
+            return True  # no span
+        if stand.mode == "skip":
+            return track.forms is None or self._settle_known(stand, slot, enters, exits)
+        if track.entered is None:
+            return True  # the model does not call the block that it begins with
+        visit = stand.visit = stand.visit or self._visit(stand, slot, enters, track.entered)
+        visit.called = track.called & self._whole.spans[stand.number]
         if visit.decision.run:
             if stand.mode == "probe":
                 stand.mode = "run"
                 return False
-            self._left(visit, stand.probe, stand.exits, track)
+            self._left(visit, stand.probe, exits, track)
             return True
         if stand.mode != "probe":
             stand.mode = "probe"
             return False
-        visit.left = track.called & stand.exits.bit != 0
+        visit.left = track.called & exits.bit != 0
         visit.slot.gate.observe(self._step, stand.probe, visit.decision)
         return True
 
-    def _visit(self, stand: _Stand, slot: Slot, enters: Site, entered: tuple[Tensor | None, ...]) -> Visit:
-        track = stand.track
-        probe = Probe(
-            track.entry or entered,
-            entered,
-            self._whole.first_block(enters.plan.number),
-            track.args,
-            track.kwargs,
-            None,
-            self._argument,
-        )
+    def _settle_known(self, stand: Stand, slot: Slot, enters: Site, exits: Site) -> bool:
+        """As ``_settle``, of a graph that skipped what was known to be skipped; False if that turns out wrong."""
+        track, probe = stand.track, Blind(self._argument)
+        decision = blindly(slot.gate, self._step, probe)
+        if decision is None or decision.run:
+            self._sure = False  # The stack before is decided by now, and its gate follows that.
+            return False
+        if slot.signature != signature_of(track.forms or ()):
+            self._fits = False
+            return False
+        stand.state.note(decision)
+        block = self._whole.first_block(stand.number)
+        # The streams that came in stay in their graph.
+        visit = stand.visit = Visit(enters, slot, Probe((), (), block, (), {}), decision)
+        visit.called = track.called & self._whole.spans[stand.number]
+        visit.left = track.called & exits.bit != 0
+        probe.tell(slot.gate, self._step, decision, block, partial(self._look, stand))
+        return True
+
+    def _look(self, stand: Stand) -> Probe:
+        """The probe of a stack that was skipped without one, from a graph that gives out what is in it."""
+        self._whole.looking.add(stand.number)
+        stand.mode = "probe"
+        self._predict()
+        self._region.graph([each.mode for each in self._stands], *self._arguments)
+        return self._probe(stand)
+
+    def _visit(self, stand: Stand, slot: Slot, enters: Site, entered: Streams) -> Visit:
+        probe = stand.probe = self._probe(stand)
         decision = self._decide(slot, probe, entered)
         stand.state.note(decision)
-        stand.probe = probe
         return Visit(enters, slot, probe, decision)
+
+    def _probe(self, stand: Stand) -> Probe:
+        track = stand.track
+        entered, block = track.entered or (), self._whole.first_block(stand.number)
+        return Probe(track.entry or entered, entered, block, track.args, track.kwargs, None, self._argument)
 
     def _left(self, visit: Visit, probe: Probe, site: Site, track: Track) -> None:
         """A span that ran was left: keep what it added."""

@@ -57,8 +57,8 @@ class Graphs:
         """Take over what the first forward has shown."""
         self.reason, self.order = seen.reason, seen.order
         self.known.add(seen.blocks(self.order))
-        for track in self.tracks.values():
-            track.clones = seen.writes
+        for number, track in self.tracks.items():
+            track.clones, track.followed = seen.writes, self.order[-1:] != [number]
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -93,6 +93,8 @@ class Whole:
         """The sites where the span of a stack begins and ends."""
         self.spans: dict[int, int] = {}
         """The blocks of the span of a stack, a bit each."""
+        self.looking: set[int] = set()
+        """The stacks whose gates look at a step's tensors when told of it, although they knew it to be skipped."""
         self._first: dict[int, weakref.ref[nn.Module]] = {}
         for plan in plans:
             inside = [(block, site) for block, site in blocks if site.plan is plan and site.span is not None]
@@ -156,7 +158,7 @@ class Region:
     def graph(self, modes: Sequence[str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call the model on one way, compiled as the user said. ``modes``: of each stack, in their order."""
         tracks = [self.graphs.tracks[number] for number in self.graphs.order]
-        kinds = [track.kinds for track, mode in zip(tracks, modes, strict=True) if mode == "probe"]
+        kinds = [track.kinds for track, mode in zip(tracks, modes, strict=True) if mode in ("probe", "skip")]
         function = self.graphs.function(self._model, (*modes, *kinds), "_".join(modes))
         return self._run(function, tracks, modes, args, kwargs)
 

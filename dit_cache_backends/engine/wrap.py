@@ -41,8 +41,8 @@ _traced_classes: "weakref.WeakSet[type]" = weakref.WeakSet()
 _lock = threading.RLock()
 
 _UNTRACED = (
-    "ahead attachment call clock compiled compiled_call foretold gates graphs host offload "
-    "passing plan predictors ranks residuals retired sessions storage survey through visit"
+    "ahead attachment call clock compiled compiled_call compiled_stacks foretold gates graphs host "
+    "offload passing plan predictors ranks residuals retired sessions storage survey through visit"
 )
 for _name in _UNTRACED.split():
     untraced_module(import_module(f"{__package__}.{_name}"))

@@ -90,10 +90,11 @@ def test_a_model_of_diffusers_gives_what_it_gives_eagerly(name: str) -> None:
     assert breaks() == 0
 
 
-def test_with_inductor_skipped_and_computed_steps_are_those_of_the_eager_model() -> None:
+@pytest.mark.parametrize("strategy", [KNOWN, MEASURED])
+def test_with_inductor_skipped_and_computed_steps_are_those_of_the_eager_model(strategy: Any) -> None:
     run = images(4)
-    outputs, summary = expected(measuring("1010"), both(), run)
-    backend = measuring("1010")
+    outputs, summary = expected(strategy("1010"), both(), run)
+    backend = strategy("1010")
     called = torch.compile(both(), fullgraph=True)
     backend.enable(called, card=BOTH)
     for found, wanted in zip(stepped(backend, called, run, Graphs())[0], outputs, strict=True):
