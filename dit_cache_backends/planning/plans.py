@@ -162,7 +162,7 @@ class Plans:
             f'\'{{"plan": "{path.name}"}}\'\n'
             "# `compute` says which of the plans that is; found_on and held_out tell how near runs come to the dense\n"
             f"# one, in dB: {NEARNESS[self.objective]}.\n"
-            + yaml.safe_dump(self.to_dict(), sort_keys=False, width=110)
+            + yaml.safe_dump(self.to_dict(), sort_keys=False, default_flow_style=None, width=110)
         )
         beside = path.with_name(f".{path.name}.part")
         try:
