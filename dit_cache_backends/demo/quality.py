@@ -93,7 +93,6 @@ def main(arguments: list[str] | None = None) -> None:
         "--conditions", type=int, help="of the table of other schedulers, only the first so many"
     )
     given = parser.parse_args(arguments)
-    conditions = quality_schedulers.CONDITIONS[: given.conditions]
     # One thread: at this size more threads wait for each other longer than they work.
     torch.set_num_threads(1)
     quiet()
@@ -108,7 +107,13 @@ def main(arguments: list[str] | None = None) -> None:
             scores = quality_rows.score(trial, scored, given.folder, rows, advance)
             few = quality_schedulers.PROMPTS
             elsewhere = quality_schedulers.compared(
-                trial, found_on[:few], scored[:few], given.folder, advance, conditions
+                trial,
+                found_on[:few],
+                scored[:few],
+                given.folder,
+                advance,
+                quality_schedulers.CONDITIONS[: given.conditions],
+                min(given.evaluations, quality_schedulers.EVALUATIONS),
             )
         except OutOfTime:
             print(f"Stopped after {given.seconds:g} seconds. Start it again to go on.", file=sys.stderr)

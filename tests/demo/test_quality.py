@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from dit_cache_backends.demo import quality, quality_report, quality_rows
+from dit_cache_backends.demo import quality, quality_report, quality_rows, quality_schedulers
 from dit_cache_backends.demo.quality_rows import FEWER, PLANNED, SCM_TAYLOR, Row, Score, turned
-from dit_cache_backends.trials import DENSE, Setting
+from dit_cache_backends.trials import DENSE, Prompt, Setting, Trial
 
 
 @pytest.mark.parametrize("wanted", [0.2, 0.35, 0.5, 0.8])
@@ -58,7 +59,7 @@ def test_a_run_that_is_stopped_goes_on_and_writes_the_page(
 ) -> None:
     monkeypatch.setattr(quality_rows, "DIALS", quality_rows.DIALS[-1:])
     arguments = ["--folder", str(tmp_path / "kept"), "--computed", "8", "--prompts", "2", "--found-on", "3"]
-    arguments += ["--evaluations", "1", "--segments", "0"]
+    arguments += ["--evaluations", "1", "--segments", "0", "--conditions", "1"]
     arguments += ["--report", str(tmp_path / "quality.md"), "--plot", str(tmp_path / "quality.png")]
     with pytest.raises(SystemExit) as stopped:
         quality.main([*arguments, "--seconds", "0.001"])
@@ -66,11 +67,38 @@ def test_a_run_that_is_stopped_goes_on_and_writes_the_page(
     assert not (tmp_path / "quality.md").exists()
     quality.main(arguments)
     page = (tmp_path / "quality.md").read_text()
-    for family in (FEWER, SCM_TAYLOR, "mag_cache, calibrated", PLANNED):
+    for family in (FEWER, SCM_TAYLOR, "mag_cache, calibrated", PLANNED, "17 of 28, Euler"):
         assert f"| {family}" in page
+    assert "{elsewhere}" not in page
+    assert "`shift` 3 |" not in page  # only the first condition was asked for
     assert "| dense | 28.0 | - | - | - | - |" in page
     assert (tmp_path / "quality.png").read_bytes().startswith(b"\x89PNG")
     kept = (tmp_path / "kept" / "scores.jsonl").read_text()
     quality.main(arguments)
     assert (tmp_path / "quality.md").read_text() == page
     assert (tmp_path / "kept" / "scores.jsonl").read_text() == kept
+
+
+@pytest.mark.parametrize("condition", quality_schedulers.CONDITIONS[1:], ids=lambda each: each.label)
+def test_every_condition_runs_and_leaves_the_scheduler_as_it_was(
+    condition: quality_schedulers.Condition, tmp_path: Path
+) -> None:
+    short = replace(condition, computed=(3,), steps=3 if condition.scheduler == "heun" else 5)
+    with Trial("demo") as trial:
+        before = trial.pipeline.scheduler
+        rows = quality_schedulers.compared(
+            trial,
+            [Prompt("a red circle", 0)],
+            [Prompt("a blue square", 1)],
+            tmp_path,
+            lambda *_: None,
+            [short],
+            1,
+        )
+        assert trial.pipeline.scheduler is before
+    assert [row[0] for row in rows] == [f"3 of {condition.label}"]
+    assert len(rows[0]) == len(quality_schedulers.HEADS)
+    for cell in rows[0][1:]:
+        mean, worst = map(float, cell.rstrip(")").split(" ("))
+        assert mean == worst
+        assert -30 < mean < 100
