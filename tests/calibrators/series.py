@@ -8,8 +8,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dit_cache_backends import DMD, Chebyshev, FoCa, Hermite, Newton, Predictor, Step, TaylorSeer
-from dit_cache_backends.calibrators import Fitted
+from dit_cache_backends import DMD, Chebyshev, Fitted, FoCa, Hermite, Newton, Predictor, Step, TaylorSeer
 
 SHAPE = (2, 5, 6)
 TOTAL = 60

@@ -7,8 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dit_cache_backends.calibrators import Fitted
-from dit_cache_backends.engine.clock import Step
+from dit_cache_backends import Fitted, Step
 from tests.calibrators.series import combined
 
 MASK = (1, 1, 0, 1, 0, 0, 1, 0)

@@ -16,6 +16,7 @@ from dit_cache_backends import (
     Capabilities,
     ConfigError,
     Decision,
+    Fitted,
     Gate,
     PartOptions,
     Place,
@@ -30,7 +31,6 @@ from dit_cache_backends import (
     make_calibrator,
     option,
 )
-from dit_cache_backends.calibrators import Fitted
 from dit_cache_backends.configuration.schema_terms import (
     Schema,
     any_of,
@@ -214,7 +214,8 @@ class StepPlan(SpanBackend):
         return PlanGate(self._plan.of(place.branch), self.config.fit == "resample", place)
 
     def predictor(self, stream: Stream) -> Predictor:
-        if self._plan.weights:
+        foretold = stream.main or self._options.enable_encoder_calibrator is not False
+        if self._plan.weights and foretold:
             return Fitted(self._plan.weights, self._plan.mask)
         return make_calibrator(self._options, stream)
 

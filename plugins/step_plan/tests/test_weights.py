@@ -72,6 +72,14 @@ def test_a_run_of_another_length_takes_the_line_instead() -> None:
         torch.testing.assert_close(one, other, rtol=0, atol=1e-5 * float(other.abs().max()))
 
 
+def test_other_streams_are_reused_where_the_encoder_is_to_have_no_calibrator() -> None:
+    """With a block that runs behind the span, what the text stream is given is seen in what comes out."""
+    given = {"mask": MASK, "weights": WEIGHTS, "Bn_compute_blocks": 1}
+    fitted, reused = (outputs({**given, "enable_encoder_calibrator": each}) for each in (None, False))
+    differing = [step for step in range(STEPS) if not torch.equal(fitted[step], reused[step])]
+    assert set(differing) == {2, 4, 5}
+
+
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
