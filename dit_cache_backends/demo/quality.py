@@ -1,7 +1,7 @@
 """``python -m dit_cache_backends.demo.quality``: what each strategy makes of a number of computed steps.
 
-Writes ``docs/quality.md`` and its plot. It takes about twenty minutes of one core, keeps what it has measured in a
-folder, and goes on there when it is started again.
+Writes ``docs/quality.md``, its plot, and the plans that the demo draws with. It takes about twenty minutes of one
+core, keeps what it has measured in a folder, and goes on there when it is started again.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dit_cache_backends.demo.run import STEPS
+from dit_cache_backends.demo.settings import PLAN
 
 if TYPE_CHECKING:
     from dit_cache_backends.planning import Plans
@@ -82,6 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--folder", type=Path, default=Path("outputs/quality"), help="keeps what was measured"
     )
     parser.add_argument("--report", type=Path, default=Path("docs/quality.md"))
+    parser.add_argument("--plan", type=Path, default=PLAN, help="the plans, which the demo draws with")
     parser.add_argument("--plot", type=Path, default=Path("docs/quality.png"))
     parser.add_argument("--seconds", type=float, help="stop after so many; start it again to go on")
     parser.add_argument("--computed", type=int, nargs="+", default=list(COMPUTED))
@@ -118,6 +120,7 @@ def main(arguments: list[str] | None = None) -> None:
         except OutOfTime:
             print(f"Stopped after {given.seconds:g} seconds. Start it again to go on.", file=sys.stderr)
             raise SystemExit(3) from None
+    plans.write(given.plan)
     quality_report.write(scores, plans, elsewhere, len(found_on), given.report, given.plot)
     print(f"{given.report}, {given.plot}")
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from dit_cache_backends.compare import measures
 from dit_cache_backends.compare.measures import SAME_DB
 from dit_cache_backends.demo.settings import FULL, SHORT, STRATEGIES
+from dit_cache_backends.registry import installed_names
 from dit_cache_backends.trials.setting import Setting
 
 if TYPE_CHECKING:
@@ -184,7 +185,9 @@ def main(
 
     # One thread: at this size more threads wait for each other longer than they work.
     torch.set_num_threads(1)
-    settings, count = COMPARISONS[comparison]
+    asked, count = COMPARISONS[comparison]
+    there = installed_names()
+    settings = [setting for setting in asked if setting.config is None or setting.backend in there]
     full = comparison != "short"
     chosen = list(prompts) or (held_out_prompts(count) if full else list(DEMO_PROMPTS))
     console = Console()
@@ -203,6 +206,8 @@ def main(
             lambda label: progress.update(task, description=label, advance=1),
         )
     console.print(_table(results, full))
+    for name in sorted({str(setting.backend) for setting in asked if setting not in settings}):
+        console.print(f"Left out: {name} is not installed. pip install dit-cache-{name.replace('_', '-')}")
     shown = min(len(chosen), 8)
     if comparison == "strategies":
         front(_families(results), output, to_beat="dense, fewer steps")

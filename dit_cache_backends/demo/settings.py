@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from dit_cache_backends.strategies.presets import even_mask
@@ -20,12 +21,28 @@ def _fewer(steps: int) -> Setting:
     return Setting(f"dense, {steps} steps", steps=steps, family="dense, fewer steps")
 
 
+PLAN = Path(__file__).with_name("plan.yaml")
+"""Found by ``make quality``, from other noises than the demo draws."""
+PLANNED = (18, 15, 11, 8, 6)
+"""Computed steps of its plans."""
+
+
+def _planned(computed: int) -> Setting:
+    """In a run of another length than 28 the mask is resampled, to be seen and not to be taken."""
+    config = {"plan": str(PLAN), "compute": computed, "fit": "resample"}
+    return Setting(
+        f"step_plan, planned, {computed} steps", config, backend="step_plan", family="step_plan, planned"
+    )
+
+
 SHORT: tuple[Setting, ...] = (
     DENSE,
     Setting("cache_dit, defaults", {}),
     _masked("medium", "static", taylor=True),
     _masked("fast", "static", taylor=True),
     _masked("ultra", "static", taylor=True),
+    _planned(11),
+    _planned(8),
 )
 """What ``dit-cache demo`` draws."""
 
@@ -98,6 +115,7 @@ STRATEGIES: tuple[Setting, ...] = (
         for at in (0.25, 0.4, 0.6, 0.8)
     ),
     *(_masked(policy, "static", taylor=True) for policy in ("slow", "medium", "fast", "ultra")),
+    *(_planned(computed) for computed in PLANNED),
     *(_spread(computed, name, **options) for name, options in PREDICTORS for computed in COMPUTED),
     *(
         Setting(

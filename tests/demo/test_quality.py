@@ -59,6 +59,7 @@ def test_a_run_that_is_stopped_goes_on_and_writes_the_page(
 ) -> None:
     monkeypatch.setattr(quality_rows, "DIALS", quality_rows.DIALS[-1:])
     arguments = ["--folder", str(tmp_path / "kept"), "--computed", "8", "--prompts", "2", "--found-on", "3"]
+    arguments += ["--plan", str(tmp_path / "plan.yaml")]
     arguments += ["--evaluations", "1", "--segments", "0", "--conditions", "1"]
     arguments += ["--report", str(tmp_path / "quality.md"), "--plot", str(tmp_path / "quality.png")]
     with pytest.raises(SystemExit) as stopped:

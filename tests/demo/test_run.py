@@ -11,7 +11,7 @@ from PIL import Image
 
 from dit_cache_backends.demo import DEMO_PROMPTS, load_demo
 from dit_cache_backends.demo.run import compare, main
-from dit_cache_backends.demo.settings import ATTACHED, DENSE, FULL, SHORT, Setting
+from dit_cache_backends.demo.settings import ATTACHED, DENSE, FULL, PLANNED, SHORT, STRATEGIES, Setting
 
 STEPS = 6  # the masks of 6 steps are 111001: four steps compute
 STATIC = Setting("static", {"scm_steps_mask_policy": "ultra", "scm_steps_policy": "static"})
@@ -77,3 +77,24 @@ def test_the_full_comparison_has_every_policy_static_and_dynamic_with_and_withou
     for policy in ("slow", "medium", "fast", "ultra"):
         for how in ("static", "dynamic"):
             assert {(policy, how, True), (policy, how, False)} <= seen
+
+
+def test_the_shipped_plans_are_of_the_shipped_model_and_better_than_the_masks(pipeline: Any) -> None:
+    ultra = next(setting for setting in SHORT if setting.label.startswith("SCM ultra"))
+    plans = {setting.config["compute"]: setting for setting in STRATEGIES if setting.backend == "step_plan"}
+    assert set(plans) == set(PLANNED)
+    dense, masked, planned = compare(pipeline, DEMO_PROMPTS[:2], (DENSE, ultra, plans[8]), 28)
+    assert planned.cached_steps == [20, 20]
+    assert planned.blocks_run == 2 * 8 * 12 < masked.blocks_run < dense.blocks_run
+    assert min(planned.psnr) > max(masked.psnr) + 3
+
+
+def test_what_is_not_installed_is_left_out_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "dit_cache_backends.demo.run.installed_names", lambda: ["cache_dit", "dbprune", "tea_cache"]
+    )
+    results = main(DEMO_PROMPTS[:1], STEPS, 0, tmp_path / "sheet.png")
+    assert {result.setting.backend for result in results} == {"cache_dit"}
+    assert "step_plan is not installed. pip install dit-cache-step-plan" in capsys.readouterr().out
