@@ -28,6 +28,9 @@ OFF = 1e-4
 a fit has it as its ridge, and what is foreseen counts it."""
 LASTS = 0.85
 """Part of the gathered error that is left after a computed step."""
+LEAST = 0.1
+"""A step that moves the latents less than this, where 1 is the mean, takes no more back than one that moves them so
+far: it would else be foretold by weights without measure."""
 
 
 def fitted_weights(gram: Gram, candidate: Candidate) -> Weights | None:
@@ -40,7 +43,7 @@ def fitted_weights(gram: Gram, candidate: Candidate) -> Weights | None:
         return None
     return {
         step: tuple(float(f"{weight:.6g}") for weight in weights[sources])
-        for step, (sources, weights) in _fit(gram, candidate.mask, fit.keep, fit.lasts).items()
+        for step, (sources, weights) in _fit(gram, _run(gram, candidate), fit.keep, fit.lasts).items()
     }
 
 
@@ -49,14 +52,14 @@ def foreseen(gram: Gram, candidate: Candidate) -> Quality:
 
     It ranks plans; the true error of a run is several dB apart from it.
     """
-    steps = len(candidate.mask)
+    mask = _run(gram, candidate)
     fit = FITTED.get(candidate.predictor)
     if fit is None:
-        rows: Mapping[int, np.ndarray] = _rows_of(candidate.predictor, candidate.mask, gram.begins)
+        rows: Mapping[int, np.ndarray] = _rows_of(candidate.predictor, mask, gram.begins)
     else:
-        rows = {at: row for at, (_, row) in _fit(gram, candidate.mask, fit.keep, fit.lasts).items()}
-    error, noise = np.zeros(steps), 0.0
-    for step, digit in enumerate(candidate.mask):
+        rows = {at: row for at, (_, row) in _fit(gram, mask, fit.keep, fit.lasts).items()}
+    error, noise = np.zeros(len(mask)), 0.0
+    for step, digit in enumerate(mask):
         if digit:
             error *= LASTS
             noise *= LASTS**2
@@ -69,10 +72,16 @@ def foreseen(gram: Gram, candidate: Candidate) -> Quality:
     return Quality.of(np.sqrt(np.maximum(squares, 0)).tolist())
 
 
+def _run(gram: Gram, candidate: Candidate) -> Mask:
+    """The mask as it runs: a transformer computes its first step whatever the mask says."""
+    return tuple(int(digit or step in gram.begins) for step, digit in enumerate(candidate.mask))
+
+
 def _fit(gram: Gram, mask: Mask, keep: int, lasts: float) -> dict[int, tuple[list[int], np.ndarray]]:
     """For each skipped step the computed ones that it is made of, and their weights among those of all steps."""
     steps = len(mask)
-    products = gram.products.mean(axis=0)
+    # A step whose numbers are not finite is one of which nothing is known.
+    products = np.nan_to_num(gram.products.mean(axis=0), nan=0.0, posinf=0.0, neginf=0.0)
     error = np.zeros(steps)
     found: dict[int, tuple[list[int], np.ndarray]] = {}
     for step, digit in enumerate(mask):
@@ -81,7 +90,7 @@ def _fit(gram: Gram, mask: Mask, keep: int, lasts: float) -> dict[int, tuple[lis
             continue
         sources = _sources(mask, gram.begins, step, keep)
         size = gram.sizes[step]
-        wanted = -error / size
+        wanted = -error / max(size, LEAST)
         wanted[step] += 1
         row = np.zeros(steps)
         own = products[np.ix_(sources, sources)]
@@ -92,7 +101,7 @@ def _fit(gram: Gram, mask: Mask, keep: int, lasts: float) -> dict[int, tuple[lis
             row[sources] = np.linalg.solve(
                 own + ridge * np.eye(len(sources)), products[sources] @ wanted + newest
             )
-        else:  # nothing is known of the last step where it was not kept
+        else:  # nor of the last step, which the engine does not keep
             row[sources[-1]] = 1
         found[step] = sources, row
         error += size * row

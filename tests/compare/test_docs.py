@@ -18,7 +18,10 @@ PAGE = (DOCS / "compare-and-tune.md").read_text(encoding="utf-8")
 def test_every_option_and_command_of_the_page_exists() -> None:
     command = typer.main.get_command(app)
     commands = command.commands  # type: ignore[attr-defined]
-    known = {name: {o for p in each.params for o in (*p.opts, *p.secondary_opts)} for name, each in commands.items()}
+    known = {
+        name: {o for p in each.params for o in (*p.opts, *p.secondary_opts)}
+        for name, each in commands.items()
+    }
     _, compare, tune = PAGE.split("\n## ", 2)
     halves = {"compare": compare, "tune": tune}
     for name, text in halves.items():

@@ -189,6 +189,41 @@ def test_nothing_is_made_of_another_experts_steps() -> None:
     assert {step: len(each) for step, each in weights.items()} == {4: 4, 7: 1, 9: 2, 10: 2}
 
 
+def test_the_first_step_of_an_expert_is_computed_whatever_the_mask_says() -> None:
+    found = gram(smooth(2), begins=(0, 6))
+    said = Candidate((1, 1, 0, 1, 1, 1, 0, 0, 1, 0, 0, 1), "fitted 3 0.5")
+    ran = Candidate((1, 1, 0, 1, 1, 1, 1, 0, 1, 0, 0, 1), "fitted 3 0.5")
+    assert fitted_weights(found, said) == fitted_weights(found, ran)
+    for predictor in ("fitted 3 0.5", "taylorseer 1", "dmd"):
+        assert foreseen(found, Candidate(said.mask, predictor)) == foreseen(
+            found, Candidate(ran.mask, predictor)
+        )
+
+
+def test_a_step_that_hardly_moves_the_latents_is_not_foretold_without_measure() -> None:
+    """To take back all that was missed in so small a step would take weights as large as it is small."""
+    mask = (1, 1, 0, 0, 0, 1, 0, 1, 1, 1, 1, 1)
+    sizes = np.ones(STEPS)
+    plain = fitted_weights(gram(smooth(5), sizes.copy()), Candidate(mask, "fitted 3 0.7"))
+    sizes[6] = 1e-6
+    small = fitted_weights(gram(smooth(5), sizes), Candidate(mask, "fitted 3 0.7"))
+    assert plain is not None
+    assert small is not None
+    assert max(map(abs, small[6])) < 12 * max(map(abs, plain[6]))
+
+
+def test_numbers_that_are_not_finite_give_plain_reuse() -> None:
+    residuals = smooth(6)
+    residuals[:, 4] = np.inf
+    with np.errstate(invalid="ignore"):
+        products = residuals @ residuals.transpose(0, 2, 1)
+    found = Gram(products, np.ones(STEPS), (0,))
+    weights = fitted_weights(found, Candidate((1, 1, 1, 0, 1, 0, 1, 1, 1, 1, 1, 1), "fitted 3 0.5"))
+    assert weights is not None
+    assert all(np.isfinite(each).all() for each in weights.values())
+    assert weights[5] == (0.0, 0.0, 1.0)
+
+
 @settings(max_examples=30, deadline=None)
 @given(masks(), st.integers(2, 6), st.integers(0, 20))
 def test_the_masks_that_are_foreseen_keep_to_the_guards(
