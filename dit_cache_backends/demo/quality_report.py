@@ -67,7 +67,8 @@ def write(
     plot.parent.mkdir(parents=True, exist_ok=True)
     front(families, plot, to_beat=FEWER)
     report.parent.mkdir(parents=True, exist_ok=True)
-    report.write_text(_page(scores, plans, elsewhere, found_on, report, plot), encoding="utf-8")
+    picture = Path(os.path.relpath(plot, report.parent)).as_posix()
+    report.write_text(_page(scores, plans, elsewhere, found_on, picture), encoding="utf-8")
 
 
 def cells(score: Score) -> tuple[str, ...]:
@@ -132,12 +133,10 @@ def _page(
     plans: Plans,
     elsewhere: Sequence[tuple[str, ...]],
     found_on: int,
-    report: Path,
-    plot: Path,
+    picture: str,
 ) -> str:
     import torch
 
-    path = Path(os.path.relpath(plot, report.parent)).as_posix()
     prompts = len(scores[0].psnr)
     numbers = sorted({score.row.computed for score in scores if score.row.family != "dense"}, reverse=True)
     order = [FEWER, SCM, SCM_TAYLOR]
@@ -174,7 +173,7 @@ measure of work: what else a strategy runs, such as a first block at every step,
 
 {_table(reached, aims(scores))}
 
-![quality over work saved]({path})
+![quality over work saved]({picture})
 
 {NOTES.read_text(encoding="utf-8").replace("{elsewhere}", _table(HEADS_ELSEWHERE, elsewhere)).strip()}
 

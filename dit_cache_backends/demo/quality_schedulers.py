@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 from dit_cache_backends.strategies.presets import even_mask
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from dit_cache_backends.trials import Prompt, Trial
 
 __all__ = ["CONDITIONS", "HEADS", "Condition", "compared"]

@@ -57,13 +57,13 @@ def gram_of(recording: Recording, prompts: int) -> Gram:
         spans = [key for key in recording.history if key[0] == transformer]
         branches = list(dict.fromkeys(key[3] for key in spans))
         called = _together(recording, spans, prompts)
-        counts = _influence(recording, transformer, len(branches), called)
-        for at, size in counts[1].items():
+        shares, moved = _influence(recording, transformer, len(branches), called)
+        for at, size in moved.items():
             sizes[at] = size
         for place in dict.fromkeys((key[1], key[2], key[4]) for key in spans):
             keys = [(transformer, place[0], place[1], branch, place[2]) for branch in branches]
             for number in recording.main.get(keys[0], ()):
-                _add(products, recording, keys, number, counts[0], prompts)
+                _add(products, recording, keys, number, shares, prompts)
     own = products.diagonal(axis1=1, axis2=2)
     scale = own.sum(axis=1) / np.maximum((own > 0).sum(axis=1), 1)
     products /= np.where(scale > 0, scale, 1)[:, None, None]
@@ -92,9 +92,9 @@ def _influence(
             continue
         outputs.setdefault(step, []).extend(found.chunk(called) if found.shape[0] % called == 0 else [found])
     steps = sorted(outputs)
-    latents = [recording.latents_after[step] for step in steps if step < len(recording.latents_after)]
     complete = len(recording.latents_after) == recording.steps
-    read = influence(latents if complete else [], [outputs[step] for step in steps])
+    latents = [recording.latents_after[step] for step in steps] if complete else []
+    read = influence(latents, [outputs[step] for step in steps])
     if len(read.shares) != branches * called:
         read = Influence.even(len(steps), branches * called)
     return read.shares, dict(zip(steps, read.sizes, strict=True))

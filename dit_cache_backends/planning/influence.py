@@ -53,13 +53,12 @@ def influence(latents: Sequence[Tensor], outputs: Sequence[Sequence[Tensor]]) ->
     )
     if not fitting or steps < 3:
         return Influence.even(steps, *parts)
-    found = [_least_squares(*each) for each in zip(latents, latents[1:], outputs[1:], strict=False)]
-    if any(each is None for each in found):
+    read = (_least_squares(*each) for each in zip(latents, latents[1:], outputs[1:], strict=False))
+    found = [each for each in read if each is not None]
+    if len(found) < steps - 1:
         return Influence.even(steps, *parts)
-    moved = np.stack([each for each in found if each is not None])
-    moved = np.concatenate(
-        [moved[:1], moved]
-    )  # the latents before the first step are not shown; it always computes
+    # The latents before the first step are not shown. It always computes.
+    moved = np.stack([found[0], *found])
     sums = moved.sum(axis=1)
     if not (np.isfinite(moved).all() and (np.abs(sums) > 0).all()):
         return Influence.even(steps, *parts)

@@ -171,10 +171,17 @@ class Planner:
             rehearsal: ``self.held_out`` for the held-out prompts; the others unless given.
         """
         rehearsal = rehearsal or self.rehearsal
-        weights = fitted_weights(self._gram, candidate)
         which = "held out" if rehearsal is self.held_out else "found on"
-        name = f"{which} {candidate.predictor} {candidate.digits}"
-        return Quality.of(self._work.numbers(name, lambda: rehearsal.errors(candidate, weights)))
+        return self._measured(which, candidate, rehearsal)
+
+    def _measured(self, which: str, candidate: Candidate, rehearsal: Rehearsal) -> Quality:
+        """Weights are fitted only where the work file does not know the numbers."""
+        return Quality.of(
+            self._work.numbers(
+                f"{which} {candidate.predictor} {candidate.digits}",
+                lambda: rehearsal.errors(candidate, fitted_weights(self._gram, candidate)),
+            )
+        )
 
     def _plan(
         self,
@@ -270,9 +277,7 @@ class Planner:
         """Of a few prompts alone, where there are more."""
         if self._look is self.rehearsal:
             return self.quality(candidate)
-        name = f"first {candidate.predictor} {candidate.digits}"
-        weights = fitted_weights(self._gram, candidate)
-        return Quality.of(self._work.numbers(name, lambda: self._look.errors(candidate, weights)))
+        return self._measured("first", candidate, self._look)
 
     def _fewer(self, rehearsal: Rehearsal, computed: int) -> tuple[int, Quality]:
         which = "held out" if rehearsal is self.held_out else "found on"
